@@ -1,0 +1,62 @@
+"""The number type of hyper-parameters, and the door between a user's precision and float64.
+
+Importing the library changes no flag of JAX. Concrete arrays of a problem are kept as NumPy float64; a solver that is
+called with them computes inside `precision(dtype)` and hands NumPy arrays back, so that nothing is rounded unnoticed on
+the way out. Under a user's own `jit`, `vmap` or `grad` the arguments are traced and keep the precision they have.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+Real = float | int | Float[Array | np.ndarray | np.generic, ""]
+"""A hyper-parameter that is a number: a leaf of its module, so that `vmap` can run over it."""
+
+
+def precision(dtype: Any) -> Any:
+    """A context in which JAX computes in `dtype`, float64 or float32; local to the thread, undone at its end."""
+    name = np.dtype(dtype).name
+    if name not in ("float64", "float32"):
+        raise ValueError(f"dtype must be float64 or float32, but {name} was given.")
+    return jax.enable_x64(name == "float64")
+
+
+def float_dtype(tree: PyTree) -> Any:
+    """The widest precision among the traced real leaves of `tree`."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.core.Tracer)]
+    kinds = [leaf.dtype for leaf in leaves if jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)]
+    return max(kinds, key=lambda kind: kind.itemsize) if kinds else jax.numpy.result_type(float)
+
+
+def is_traced(tree: PyTree) -> bool:
+    """Whether any leaf is an abstract value inside a transformation."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def cast_floats(tree: PyTree, dtype: Any) -> PyTree:
+    """Every real leaf, Python numbers too, as a strongly typed array of `dtype`; integers and booleans as they are.
+
+    Python integers count as numbers here because a hyper-parameter may be written `1`; sizes are static fields.
+    """
+
+    def cast(leaf: Any) -> Any:
+        if isinstance(leaf, bool):
+            return leaf
+        if isinstance(leaf, int | float) or np.issubdtype(np.result_type(leaf), np.floating):
+            return jax.numpy.asarray(leaf, dtype)
+        return leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def to_numpy(tree: PyTree) -> PyTree:
+    """Every JAX array as a NumPy array of the same precision; typed random keys stay as they are."""
+
+    def convert(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return np.asarray(leaf)
+        return leaf
+
+    return jax.tree.map(convert, tree)

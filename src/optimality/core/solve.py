@@ -1,0 +1,186 @@
+"""The first verb: `solve(problem, method)`, for problems whose model is known.
+
+A method is a frozen module whose fields are its hyper-parameters. It is *direct* (one `compute`) or *iterative*
+(`init`, `step`, `terminate`, `finish`). Both are compiled once per shape: numbers are leaves, so that changing them
+compiles nothing, and the same method object may be mapped over with `vmap`.
+"""
+
+import abc
+import dataclasses
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from optimality.core.fixed_point import Trace, empty_trace, largest_change, record
+from optimality.core.numerics import cast_floats, float_dtype, is_traced, precision, to_numpy
+from optimality.core.result import Result, SolverError
+
+Problem = TypeVar("Problem")
+State = TypeVar("State")
+
+
+class Solution(eqx.Module):
+    """What every solver returns.
+
+    `value` is in reward units, `policy` acts, `result` says how the computation ended, `stats` holds counts and
+    residuals, and `details` is the method's own typed record.
+    """
+
+    value: PyTree
+    policy: Any
+    result: Any
+    stats: dict[str, Any]
+    details: Any
+
+
+RUNNING = -1
+"""What `terminate` returns while an iterative method goes on."""
+
+
+class AbstractDirect(eqx.Module, Generic[Problem]):
+    """A method that is one computation, differentiated by autodiff or by rules of its own."""
+
+    @abc.abstractmethod
+    def compute(self, problem: Problem, key: PRNGKeyArray | None) -> Solution: ...
+
+    def check(self, problem: Problem) -> None:
+        """Raises `ValueError` for a problem that the method cannot take. Reads no traced values."""
+
+
+class AbstractIterative(eqx.Module, Generic[Problem, State]):
+    """A method that repeats `step` until `terminate` says how it ended.
+
+    Derivatives are never taken through the loop. They follow from `condition(problem, point)`, which is zero at the
+    solution `point(state)`:  `d point = -(dc/dpoint)^-1 dc/dproblem dproblem`.
+    """
+
+    max_steps: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def init(self, problem: Problem, guess: PyTree | None, key: PRNGKeyArray | None) -> State: ...
+
+    @abc.abstractmethod
+    def step(self, problem: Problem, state: State) -> State: ...
+
+    @abc.abstractmethod
+    def terminate(self, problem: Problem, state: State) -> Int[Array, ""]: ...
+
+    @abc.abstractmethod
+    def point(self, state: State) -> Float[Array, "..."]: ...
+
+    @abc.abstractmethod
+    def condition(self, problem: Problem, point: Float[Array, "..."]) -> Float[Array, "..."]: ...
+
+    @abc.abstractmethod
+    def finish(self, problem: Problem, state: State, point: Float[Array, "..."]) -> Solution: ...
+
+    def check(self, problem: Problem) -> None:
+        """Raises `ValueError` for a problem that the method cannot take. Reads no traced values."""
+
+
+def solve(
+    problem: Any,
+    method: AbstractDirect | AbstractIterative | None = None,
+    *,
+    guess: PyTree | None = None,
+    key: PRNGKeyArray | None = None,
+    max_steps: int | None = None,
+    throw: bool = True,
+    dtype: Any = np.float64,
+) -> Solution:
+    """Solves `problem` with `method` (by default the problem's own `default_method()`).
+
+    With concrete arguments the computation runs in `dtype`, float64 unless asked otherwise and whatever JAX's flag
+    says, and the solution holds NumPy arrays of that precision. With traced arguments (inside the caller's `jit`,
+    `vmap` or `grad`) precision is the arguments' own, `result` is the integer code, and nothing is raised.
+
+    Args:
+        problem: what is to be solved; its class offers `default_method()`.
+        method: a method object; its fields are its hyper-parameters.
+        guess: where an iterative method starts.
+        key: randomness, for methods that use it.
+        max_steps: bound on the iterations, in place of the method's own.
+        throw: raise `SolverError` when the result is not a success (concrete arguments only).
+        dtype: precision of a concrete computation, float64 or float32.
+
+    Raises:
+        ValueError: the method cannot take this problem or these arguments.
+        SolverError: the computation did not succeed; `error.solution` holds what was reached.
+    """
+    method = _default_method(problem) if method is None else method
+    if not isinstance(method, AbstractDirect | AbstractIterative):
+        raise ValueError(
+            f"method must be a method object such as SoftValueIteration(), but {method!r} was given."
+        )
+    name = type(method).__name__
+    if guess is not None and isinstance(method, AbstractDirect):
+        raise ValueError(f"{name} computes its answer directly and starts from nothing: leave guess out.")
+    if max_steps is not None:
+        if not any(field.name == "max_steps" for field in dataclasses.fields(method)):
+            raise ValueError(f"{name} does not iterate: leave max_steps out.")
+        method = dataclasses.replace(method, max_steps=max_steps)
+    method.check(problem)
+    if is_traced((problem, method, guess)):
+        own = float_dtype((problem, method, guess))
+        return _run(*cast_floats((problem, method, guess), own), key)
+    with precision(dtype):
+        solution = to_numpy(_run_compiled(*cast_floats((problem, method, guess), dtype), key))
+    result = Result.of(solution.result)
+    solution = eqx.tree_at(lambda s: s.result, solution, result)
+    if throw and not result.is_success:
+        raise SolverError(name, result, solution)
+    return solution
+
+
+def _default_method(problem: Any) -> AbstractDirect | AbstractIterative:
+    if not hasattr(problem, "default_method"):
+        raise ValueError(f"{type(problem).__name__} has no default method: pass one, solve(problem, method).")
+    return problem.default_method()
+
+
+def _run(problem, method, guess, key) -> Solution:
+    if isinstance(method, AbstractDirect):
+        return method.compute(problem, key)
+    return _iterate(problem, method, guess, key)
+
+
+_run_compiled = jax.jit(_run)
+
+
+class _Loop(NamedTuple):
+    state: PyTree
+    code: Int[Array, ""]
+    steps: Int[Array, ""]
+    trace: Trace
+
+
+def _iterate(problem, method: AbstractIterative, guess, key) -> Solution:
+    still_problem, still_method = jax.lax.stop_gradient((problem, method))
+    state = still_method.init(still_problem, guess, key)
+    dtype = still_method.point(state).dtype
+
+    def body(loop: _Loop) -> _Loop:
+        new = still_method.step(still_problem, loop.state)
+        steps = loop.steps + 1
+        change = largest_change(still_method.point(new), still_method.point(loop.state))
+        code = still_method.terminate(still_problem, new).astype(jnp.int32)
+        code = jnp.where((code == RUNNING) & (steps >= method.max_steps), Result.ITERATION_LIMIT, code)
+        return _Loop(new, code.astype(jnp.int32), steps, record(loop.trace, steps, change))
+
+    start = _Loop(state, jnp.asarray(RUNNING, jnp.int32), jnp.asarray(0, jnp.int32), empty_trace(dtype))
+    end = jax.lax.while_loop(lambda loop: loop.code == RUNNING, body, start)
+    reached = jax.lax.stop_gradient(still_method.point(end.state))
+
+    def solve_linear(g, y):
+        flat = y.reshape(-1)
+        matrix = jax.jacobian(lambda v: g(v.reshape(y.shape)).reshape(-1))(jnp.zeros_like(flat))
+        return jnp.linalg.solve(matrix, flat).reshape(y.shape)
+
+    point = jax.lax.custom_root(lambda x: method.condition(problem, x), reached, lambda _, x: x, solve_linear)
+    solution = method.finish(problem, end.state, point)
+    stats = {**solution.stats, "steps": end.steps, "trace": end.trace}
+    return dataclasses.replace(solution, result=end.code, stats=stats)
