@@ -26,9 +26,7 @@ def x64(request):
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--rows", action="store_true", help="end with one line a row of docs/rows.md: proved or open"
-    )
+    parser.addoption("--rows", action="store_true", help="end with one line a row of docs/rows.md: proved or open")
 
 
 def pytest_configure(config):
@@ -41,9 +39,7 @@ class Rows:
 
     def __init__(self, table: dict[str, Row]):
         self.table = table
-        self.tests: dict[str, dict[str, set[str]]] = defaultdict(
-            lambda: defaultdict(set)
-        )  # clause, test, node ids
+        self.tests: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # clause, test, node ids
         self.passed: dict[str, set[str]] = defaultdict(set)  # node id, phases
         self.spoiled: set[str] = set()
 
@@ -52,11 +48,7 @@ class Rows:
     def pytest_collection_modifyitems(self, items):
         errors = []
         for item in items:
-            test = (
-                item.nodeid.removesuffix(f"[{item.callspec.id}]")
-                if hasattr(item, "callspec")
-                else item.nodeid
-            )
+            test = item.nodeid.removesuffix(f"[{item.callspec.id}]") if hasattr(item, "callspec") else item.nodeid
             for mark in item.iter_markers("row"):
                 if not mark.args or mark.kwargs:
                     errors.append(f"{test}: the row marker takes the names of clauses, at least one")

@@ -26,9 +26,7 @@ def against(ours: Any, **wrong: Any) -> Callable[[Callable[..., None]], Callable
     crashes has not been told apart from ours by the claim.
     """
     if not wrong:
-        raise TypeError(
-            "against() needs at least one wrong implementation: a check that nothing fails shows nothing"
-        )
+        raise TypeError("against() needs at least one wrong implementation: a check that nothing fails shows nothing")
 
     def decorate(check: Callable[..., None]) -> Callable[..., None]:
         if next(iter(inspect.signature(check).parameters), None) != "implementation":

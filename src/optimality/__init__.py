@@ -1,1 +1,50 @@
-"""x"""
+"""Reinforcement learning as probabilistic inference, with an exact method beside each approximate one.
+
+Names are loaded when they are first used, so that `import optimality` is free of JAX, Gymnasium and matplotlib.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from optimality.registry import EXPORTS
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from optimality.core.result import Result as Result
+    from optimality.core.result import SolverError as SolverError
+    from optimality.core.solve import Solution as Solution
+    from optimality.core.solve import solve as solve
+    from optimality.planning.deterministic_planning import DeterministicPlanning as DeterministicPlanning
+    from optimality.planning.exact_inference import ExactInference as ExactInference
+    from optimality.planning.exact_inference import posterior_dynamics as posterior_dynamics
+    from optimality.planning.optimism import optimism as optimism
+    from optimality.planning.policy_evaluation import PolicyEvaluation as PolicyEvaluation
+    from optimality.planning.policy_evaluation import UnderPolicy as UnderPolicy
+    from optimality.planning.policy_iteration import PolicyIteration as PolicyIteration
+    from optimality.planning.soft_value_iteration import SoftValueIteration as SoftValueIteration
+    from optimality.planning.value_iteration import ValueIteration as ValueIteration
+    from optimality.planning.variational_inference import VariationalInference as VariationalInference
+    from optimality.policies.tabular import TabularPolicy as TabularPolicy
+    from optimality.problems.criterion import AverageReward as AverageReward
+    from optimality.problems.criterion import Discounted as Discounted
+    from optimality.problems.criterion import FiniteHorizon as FiniteHorizon
+    from optimality.problems.criterion import UntilTermination as UntilTermination
+    from optimality.problems.generators import chain as chain
+    from optimality.problems.generators import deep_sea as deep_sea
+    from optimality.problems.generators import random_mdp as random_mdp
+    from optimality.problems.generators import river_swim as river_swim
+    from optimality.problems.gridworld import gridworld as gridworld
+    from optimality.problems.tabular import TabularMDP as TabularMDP
+
+__all__ = [*EXPORTS, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in EXPORTS:
+        raise AttributeError(f"module 'optimality' has no attribute {name!r}")
+    return getattr(importlib.import_module(EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

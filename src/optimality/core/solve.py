@@ -7,6 +7,7 @@ compiles nothing, and the same method object may be mapped over with `vmap`.
 
 import abc
 import dataclasses
+import importlib
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from optimality import registry
 from optimality.core.fixed_point import Trace, empty_trace, largest_change, record
 from optimality.core.numerics import cast_floats, float_dtype, is_traced, precision, to_numpy
 from optimality.core.result import Result, SolverError
@@ -92,14 +94,14 @@ def solve(
     throw: bool = True,
     dtype: Any = np.float64,
 ) -> Solution:
-    """Solves `problem` with `method` (by default the problem's own `default_method()`).
+    """Solves `problem` with `method` (by default the one its class has in `registry`).
 
     With concrete arguments the computation runs in `dtype`, float64 unless asked otherwise and whatever JAX's flag
     says, and the solution holds NumPy arrays of that precision. With traced arguments (inside the caller's `jit`,
     `vmap` or `grad`) precision is the arguments' own, `result` is the integer code, and nothing is raised.
 
     Args:
-        problem: what is to be solved; its class offers `default_method()`.
+        problem: what is to be solved; for example a `TabularMDP`.
         method: a method object; its fields are its hyper-parameters.
         guess: where an iterative method starts.
         key: randomness, for methods that use it.
@@ -135,9 +137,11 @@ def solve(
 
 
 def _default_method(problem: Any) -> AbstractDirect | AbstractIterative:
-    if not hasattr(problem, "default_method"):
-        raise ValueError(f"{type(problem).__name__} has no default method: pass one, solve(problem, method).")
-    return problem.default_method()
+    kind = type(problem).__name__
+    entry = registry.find((*registry.METHODS, *registry.EVALUATION), registry.DEFAULT_METHODS.get(kind, ""))
+    if entry is None:
+        raise ValueError(f"{kind} has no default method: pass one, solve(problem, method).")
+    return getattr(importlib.import_module(entry.module), entry.attribute)()
 
 
 def _run(problem, method, guess, key) -> Solution:

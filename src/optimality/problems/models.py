@@ -42,9 +42,7 @@ class AbstractModel(eqx.Module):
         """`(1 / risk) log E exp(risk (deviation + V(s')))`, with `V = 0` after an ending; at risk 0 `E V(s')`."""
 
     @abc.abstractmethod
-    def push(
-        self, mass: PerPair, values: Values | None = None, risk: Real = 0.0
-    ) -> Float[Array, " states"]:
+    def push(self, mass: PerPair, values: Values | None = None, risk: Real = 0.0) -> Float[Array, " states"]:
         """The mass that arrives in each state, `sum_{s,a} mass(s, a) p(s' | s, a)`, the transpose of `expect`.
 
         With values, under the tilted dynamics `p exp(risk (deviation + V)) / Z` of the same certainty equivalent.

@@ -1,0 +1,82 @@
+"""The optimism problem: an agent that infers its actions exactly also believes in luck.
+
+Conditioned on success, the posterior `p(s' | s, a, O)` favors fortunate outcomes, so its policy gambles, and its
+evidence promises what the world will not keep. The variational posterior keeps the true dynamics (Levine 2018,
+section 3.3). `optimism` puts the two side by side.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from optimality.core.numerics import Real, precision
+from optimality.core.solve import Solution, solve
+from optimality.planning.exact_inference import ExactInference, posterior_dynamics
+from optimality.planning.policy_evaluation import PolicyEvaluation, UnderPolicy
+from optimality.planning.variational_inference import VariationalInference
+from optimality.problems.criterion import FiniteHorizon
+from optimality.problems.tabular import Prior, TabularMDP
+
+
+class Belief(eqx.Module):
+    """One posterior: its solution, what it believes and what is true of its policy.
+
+    Objectives are return less `temperature` times KL to the prior, in reward units: `believed_objective` is
+    `temperature * log p(O)` or `temperature * ELBO`, `true_objective` the policy's own under the true dynamics.
+    Returns are of rewards alone: expected under the posterior, and under the true dynamics.
+    """
+
+    solution: Solution
+    believed_objective: float
+    true_objective: float
+    believed_return: float
+    true_return: float
+
+
+class Optimism(eqx.Module):
+    """Both posteriors, and how far the exact one bends the dynamics of the first step."""
+
+    exact: Belief
+    restricted: Belief
+    believed_dynamics: Float[Array | np.ndarray, "states actions successors"]
+    """`p(s', running | s, a, O)` at the first step."""
+    true_dynamics: Float[Array | np.ndarray, "states actions successors"]
+    distance: Float[Array | np.ndarray, "states actions"]
+    """Total variation between the two rows, endings counted as one more successor."""
+
+
+def optimism(problem: TabularMDP, temperature: Real = 1.0, prior: Prior = "uniform") -> Optimism:
+    """Solves `problem` both ways and compares promise with truth.
+
+    Raises `ValueError` for criteria that inference does not take (average reward).
+    """
+    exact = solve(problem, ExactInference(temperature=temperature, prior=prior))
+    restricted = solve(problem, VariationalInference(temperature=temperature, prior=prior))
+    ahead = exact.value[1] if isinstance(problem.criterion, FiniteHorizon) else exact.value
+    with precision(np.float64):
+        believed = np.asarray(posterior_dynamics(problem, ahead, temperature))
+        true = np.asarray(problem.dense()) * float(problem.discount)
+    gap = np.abs(believed - true).sum(axis=-1) + np.abs(believed.sum(axis=-1) - true.sum(axis=-1))
+    beliefs = []
+    for solution, evidence in ((exact, exact.details.log_evidence), (restricted, restricted.details.elbo)):
+        evaluated = solve(UnderPolicy(problem, solution.policy), PolicyEvaluation(temperature=temperature, prior=prior))
+        first = evaluated.value[0] if isinstance(problem.criterion, FiniteHorizon) else evaluated.value
+        true_objective = float(np.sum(np.asarray(problem.initial) * first))
+        true_return = float(evaluated.details.expected_return)
+        believed_return = posterior_return(problem, temperature, prior) if solution is exact else true_return
+        objective = float(evidence) * float(temperature)
+        beliefs.append(Belief(solution, objective, true_objective, believed_return, true_return))
+    distance = np.where(np.asarray(problem.allowed), 0.5 * gap, 0.0)
+    return Optimism(*beliefs, believed, true, distance)
+
+
+def posterior_return(problem: TabularMDP, temperature: Real = 1.0, prior: Prior = "uniform") -> float:
+    """`E[return | O]`, the derivative of `log E exp(return / tau)` by `1 / tau`."""
+
+    def log_evidence(inverse):
+        return solve(problem, ExactInference(temperature=1.0 / inverse, prior=prior)).details.log_evidence
+
+    with precision(np.float64):
+        return float(jax.grad(log_evidence)(jnp.asarray(1.0 / temperature)))

@@ -1,0 +1,109 @@
+"""Names known before anything heavy is imported: methods, problems, and what `import optimality` offers.
+
+Strings only. A test holds them against the classes.
+"""
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """A name of the command line, where its class or function lives, and one line of help."""
+
+    name: str
+    target: str
+    help: str
+
+    @property
+    def module(self) -> str:
+        return self.target.partition(":")[0]
+
+    @property
+    def attribute(self) -> str:
+        return self.target.partition(":")[2]
+
+
+_PLANNING = "optimality.planning"
+
+METHODS = (
+    Entry(
+        "soft-value-iteration",
+        f"{_PLANNING}.soft_value_iteration:SoftValueIteration",
+        "soft-optimal policy: return plus temperature times entropy, or less KL to a prior (default)",
+    ),
+    Entry("value-iteration", f"{_PLANNING}.value_iteration:ValueIteration", "the best expected reward"),
+    Entry("policy-iteration", f"{_PLANNING}.policy_iteration:PolicyIteration", "the same in a few exact steps"),
+    Entry(
+        "exact-inference",
+        f"{_PLANNING}.exact_inference:ExactInference",
+        "posterior over behavior given optimality: forward and backward messages, evidence",
+    ),
+    Entry(
+        "variational-inference",
+        f"{_PLANNING}.variational_inference:VariationalInference",
+        "the closest behavior under the true dynamics, its evidence bound and the gap",
+    ),
+    Entry(
+        "deterministic-planning",
+        f"{_PLANNING}.deterministic_planning:DeterministicPlanning",
+        "the best action sequence where nothing is random",
+    ),
+)
+"""Methods of `optimality solve`."""
+
+EVALUATION = (
+    Entry("policy-evaluation", f"{_PLANNING}.policy_evaluation:PolicyEvaluation", "what a given policy is worth"),
+)
+"""Methods for problems that the command line does not make."""
+
+DEFAULT_METHODS = {"TabularMDP": "soft-value-iteration", "UnderPolicy": "policy-evaluation"}
+"""Class of problem to the method that `solve` takes when none is given."""
+
+PROBLEMS = (
+    Entry("gridworld", "optimality.problems.gridworld:gridworld", "a text map with walls, goals and holes"),
+    Entry("chain", "optimality.problems.generators:chain", "a corridor with a small and a large reward at its ends"),
+    Entry("river-swim", "optimality.problems.generators:river_swim", "swim up a river against the current"),
+    Entry("deep-sea", "optimality.problems.generators:deep_sea", "one action sequence in 2^size leads to the treasure"),
+    Entry("random", "optimality.problems.generators:random_mdp", "random transitions and rewards"),
+)
+
+CRITERIA = (
+    Entry("finite-horizon", "optimality.problems.criterion:FiniteHorizon", "a fixed number of steps"),
+    Entry("discounted", "optimality.problems.criterion:Discounted", "discounted rewards without a time limit"),
+    Entry("average-reward", "optimality.problems.criterion:AverageReward", "reward per step in the long run"),
+    Entry("until-termination", "optimality.problems.criterion:UntilTermination", "undiscounted, until it ends"),
+)
+
+
+def find(entries: tuple[Entry, ...], name: str) -> Entry | None:
+    """The entry of that name, or None."""
+    return next((entry for entry in entries if entry.name == name), None)
+
+
+EXPORTS = {
+    "AverageReward": "optimality.problems.criterion",
+    "DeterministicPlanning": "optimality.planning.deterministic_planning",
+    "Discounted": "optimality.problems.criterion",
+    "ExactInference": "optimality.planning.exact_inference",
+    "FiniteHorizon": "optimality.problems.criterion",
+    "PolicyEvaluation": "optimality.planning.policy_evaluation",
+    "PolicyIteration": "optimality.planning.policy_iteration",
+    "Result": "optimality.core.result",
+    "SoftValueIteration": "optimality.planning.soft_value_iteration",
+    "Solution": "optimality.core.solve",
+    "SolverError": "optimality.core.result",
+    "TabularMDP": "optimality.problems.tabular",
+    "TabularPolicy": "optimality.policies.tabular",
+    "UnderPolicy": "optimality.planning.policy_evaluation",
+    "UntilTermination": "optimality.problems.criterion",
+    "ValueIteration": "optimality.planning.value_iteration",
+    "VariationalInference": "optimality.planning.variational_inference",
+    "chain": "optimality.problems.generators",
+    "deep_sea": "optimality.problems.generators",
+    "gridworld": "optimality.problems.gridworld",
+    "optimism": "optimality.planning.optimism",
+    "posterior_dynamics": "optimality.planning.exact_inference",
+    "random_mdp": "optimality.problems.generators",
+    "river_swim": "optimality.problems.generators",
+    "solve": "optimality.core.solve",
+}
+"""What `import optimality` offers, and where it is."""
