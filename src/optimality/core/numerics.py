@@ -8,6 +8,8 @@ the way out. Under a user's own `jit`, `vmap` or `grad` the arguments are traced
 from typing import Any
 
 import jax
+import jax.core
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
@@ -26,8 +28,8 @@ def precision(dtype: Any) -> Any:
 def float_dtype(tree: PyTree) -> Any:
     """The widest precision among the traced real leaves of `tree`."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.core.Tracer)]
-    kinds = [leaf.dtype for leaf in leaves if jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)]
-    return max(kinds, key=lambda kind: kind.itemsize) if kinds else jax.numpy.result_type(float)
+    kinds = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return max(kinds, key=lambda kind: kind.itemsize) if kinds else jnp.result_type(float)
 
 
 def is_traced(tree: PyTree) -> bool:
@@ -45,7 +47,7 @@ def cast_floats(tree: PyTree, dtype: Any) -> PyTree:
         if isinstance(leaf, bool):
             return leaf
         if isinstance(leaf, int | float) or np.issubdtype(np.result_type(leaf), np.floating):
-            return jax.numpy.asarray(leaf, dtype)
+            return jnp.asarray(leaf, dtype)
         return leaf
 
     return jax.tree.map(cast, tree)
@@ -55,7 +57,7 @@ def to_numpy(tree: PyTree) -> PyTree:
     """Every JAX array as a NumPy array of the same precision; typed random keys stay as they are."""
 
     def convert(leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array) and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return np.asarray(leaf)
         return leaf
 

@@ -128,7 +128,8 @@ def solve(
         own = float_dtype((problem, method, guess))
         return _run(*cast_floats((problem, method, guess), own), key)
     with precision(dtype):
-        solution = to_numpy(_run_compiled(*cast_floats((problem, method, guess), dtype), key))
+        cast_problem, cast_method, cast_guess = cast_floats((problem, method, guess), dtype)
+        solution = to_numpy(_run_compiled(cast_problem, cast_method, cast_guess, key))
     result = Result.of(solution.result)
     solution = eqx.tree_at(lambda s: s.result, solution, result)
     if throw and not result.is_success:

@@ -132,7 +132,7 @@ def posterior_dynamics(
     What is missing from one in a row is the posterior chance of having ended.
     """
     values = jnp.asarray(values)
-    risk = jnp.asarray(1.0 / temperature, values.dtype)
+    risk = 1.0 / jnp.asarray(temperature, values.dtype)
     discount = jnp.asarray(problem.discount, values.dtype)
     ahead = discounted(values, discount, risk)
     states, actions = problem.shape

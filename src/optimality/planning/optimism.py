@@ -69,7 +69,7 @@ def optimism(problem: TabularMDP, temperature: Real = 1.0, prior: Prior = "unifo
         objective = float(evidence) * float(temperature)
         beliefs.append(Belief(solution, objective, true_objective, believed_return, true_return))
     distance = np.where(np.asarray(problem.allowed), 0.5 * gap, 0.0)
-    return Optimism(*beliefs, believed, true, distance)
+    return Optimism(beliefs[0], beliefs[1], believed, true, distance)
 
 
 def posterior_return(problem: TabularMDP, temperature: Real = 1.0, prior: Prior = "uniform") -> float:
@@ -79,4 +79,4 @@ def posterior_return(problem: TabularMDP, temperature: Real = 1.0, prior: Prior 
         return solve(problem, ExactInference(temperature=1.0 / inverse, prior=prior)).details.log_evidence
 
     with precision(np.float64):
-        return float(jax.grad(log_evidence)(jnp.asarray(1.0 / temperature)))
+        return float(jax.grad(log_evidence)(1.0 / jnp.asarray(temperature, float)))

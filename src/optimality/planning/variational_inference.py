@@ -59,7 +59,7 @@ class VariationalInference(AbstractDirect[TabularMDP]):
         ).compute(problem)
         exact = self._exact().compute(problem)
         first = restricted.value[0] if isinstance(problem.criterion, FiniteHorizon) else restricted.value
-        elbo = jnp.sum(jnp.asarray(problem.initial) * first) / self.temperature
+        elbo = jnp.sum(jnp.asarray(problem.initial) * first) / jnp.asarray(self.temperature, first.dtype)
         evidence = exact.details.log_evidence
         details = VariationalInferenceDetails(elbo, evidence, evidence - elbo, restricted.details.q)
         result = jnp.maximum(restricted.result, exact.result)

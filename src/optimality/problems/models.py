@@ -109,7 +109,7 @@ class DenseModel(AbstractModel):
     def push_log(self, log_mass, risk=0.0):
         log_joint = jnp.asarray(log_mass)[..., None] + jnp.log(jnp.asarray(self.probability))
         if self.deviation is not None:
-            log_joint += risk * jnp.asarray(self.deviation)
+            log_joint += jnp.asarray(risk, log_joint.dtype) * jnp.asarray(self.deviation)
         return jax.nn.logsumexp(log_joint, axis=(0, 1))
 
     def dense(self):
@@ -183,7 +183,7 @@ class SuccessorModel(AbstractModel):
         successor = jnp.asarray(lists.successor)
         log_joint = jnp.asarray(log_mass)[None] + jnp.log(jnp.asarray(lists.probability))
         if lists.deviation is not None:
-            log_joint += risk * jnp.asarray(lists.deviation)
+            log_joint += jnp.asarray(risk, log_joint.dtype) * jnp.asarray(lists.deviation)
         top = jnp.full(states, -jnp.inf, log_joint.dtype).at[successor].max(log_joint)
         top = jax.lax.stop_gradient(jnp.where(jnp.isneginf(top), 0.0, top))
         total = jnp.zeros(states, log_joint.dtype).at[successor].add(jnp.exp(log_joint - top[successor]))

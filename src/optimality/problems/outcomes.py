@@ -113,7 +113,7 @@ def build_model(outcomes: Outcomes, deviation: np.ndarray, states: int, actions:
     worth_it = 4 * lists.successor.shape[0] >= states and states * states * actions <= _DENSE_CELLS
     if form == "dense" or (form == "auto" and worth_it and not repeated):
         return _dense(lists, ending, states, actions)
-    return SuccessorModel(lists, ending)
+    return SuccessorModel(going_on=lists, ending=ending)
 
 
 def _padded(pair, successor, probability, deviation, states: int, actions: int) -> OutcomeLists:
@@ -149,4 +149,4 @@ def _dense(lists: OutcomeLists, ending: OutcomeLists | None, states: int, action
         probability[cell] += np.asarray(lists.probability)[k][likely]
         if deviation is not None:
             deviation[cell] = np.asarray(lists.deviation)[k][likely]
-    return DenseModel(probability, deviation, ending)
+    return DenseModel(probability=probability, deviation=deviation, ending=ending)

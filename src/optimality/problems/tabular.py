@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.sparse import BCOO
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from optimality.core.numerics import Real, is_traced
@@ -311,10 +312,10 @@ def _coordinates(transition: Any):
         action = np.repeat(np.arange(len(parts)), [part.nnz for part in parts])
         data = np.concatenate([part.data for part in parts]).astype(np.float64)
         return (state, action, successor, data), states, len(parts)
-    if hasattr(transition, "indices") and hasattr(transition, "data") and hasattr(transition, "todense"):
+    if isinstance(transition, BCOO):
         _check_cube(transition.shape)
         state, action, successor = np.asarray(transition.indices).astype(np.int64).T
-        inside = state < transition.shape[0]  # BCOO pads with indices beyond the end
+        inside = state < transition.shape[0]  # a BCOO array pads with indices beyond the end
         data = np.asarray(transition.data, np.float64)
         columns = tuple(column[inside] for column in (state, action, successor, data))
         return columns, transition.shape[0], transition.shape[1]
