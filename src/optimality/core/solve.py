@@ -125,11 +125,11 @@ def solve(
         method = dataclasses.replace(method, max_steps=max_steps)
     method.check(problem)
     if is_traced((problem, method, guess)):
-        own = float_dtype((problem, method, guess))
-        return _run(*cast_floats((problem, method, guess), own), key)
+        problem, method, guess = cast_floats((problem, method, guess), float_dtype((problem, method, guess)))
+        return _run(problem, method, guess, key)
     with precision(dtype):
-        cast_problem, cast_method, cast_guess = cast_floats((problem, method, guess), dtype)
-        solution = to_numpy(_run_compiled(cast_problem, cast_method, cast_guess, key))
+        problem, method, guess = cast_floats((problem, method, guess), dtype)
+        solution = to_numpy(_run_compiled(problem, method, guess, key))
     result = Result.of(solution.result)
     solution = eqx.tree_at(lambda s: s.result, solution, result)
     if throw and not result.is_success:

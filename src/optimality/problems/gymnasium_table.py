@@ -72,7 +72,7 @@ def _read(environment: gymnasium.Env, criterion: Criterion | None, initial: Any)
         initial = np.asarray(initial, np.float64)
     if criterion is None:
         limit = None if environment.spec is None else environment.spec.max_episode_steps
-        criterion = UntilTermination() if limit is None else FiniteHorizon(limit)
+        criterion = UntilTermination() if limit in (None, -1) else FiniteHorizon(limit)
     rows = [
         (int(state), int(action), int(successor), float(probability), float(reward), bool(terminated))
         for state, actions in table.items()

@@ -150,3 +150,31 @@ def _dense(lists: OutcomeLists, ending: OutcomeLists | None, states: int, action
         if deviation is not None:
             deviation[cell] = np.asarray(lists.deviation)[k][likely]
     return DenseModel(probability=probability, deviation=deviation, ending=ending)
+
+
+def flatten(model: AbstractModel, reward: np.ndarray) -> Outcomes:
+    """The outcomes that a model holds, with their rewards: the way back from `build_model`."""
+    if isinstance(model, DenseModel):
+        probability = np.asarray(model.probability)
+        action, state, successor = np.nonzero(probability)
+        cell = (action, state, successor)
+        deviation = np.zeros(state.size) if model.deviation is None else np.asarray(model.deviation)[cell]
+        parts = [(state, action, successor, probability[cell], deviation, False)]
+    elif isinstance(model, SuccessorModel):
+        parts = [(*_listed(model.going_on), False)]
+    else:
+        raise ValueError(f"{type(model).__name__} has no outcomes to list.")
+    if model.ending is not None:
+        parts.append((*_listed(model.ending), True))
+    columns = [np.concatenate([np.asarray(part[i]) for part in parts]) for i in range(5)]
+    terminated = np.concatenate([np.full(len(part[0]), part[5]) for part in parts])
+    state, action, successor, probability, deviation = columns
+    return Outcomes(state, action, successor, probability, reward[state, action] + deviation, terminated)
+
+
+def _listed(lists: OutcomeLists):
+    probability = np.asarray(lists.probability)
+    outcome, action, state = np.nonzero(probability)
+    cell = (outcome, action, state)
+    deviation = np.zeros(state.size) if lists.deviation is None else np.asarray(lists.deviation)[cell]
+    return state, action, np.asarray(lists.successor)[cell], probability[cell], deviation

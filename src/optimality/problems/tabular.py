@@ -13,7 +13,7 @@ from optimality.core.numerics import Real, is_traced
 from optimality.problems.criterion import AverageReward, Criterion, FiniteHorizon, discounted, going_on
 from optimality.problems.grid_map import GridMap
 from optimality.problems.models import AbstractModel
-from optimality.problems.outcomes import Outcomes, build_model, check_outcomes, mean_reward
+from optimality.problems.outcomes import Outcomes, build_model, check_outcomes, flatten, mean_reward
 
 Prior = Literal["none", "uniform", "problem"]
 
@@ -258,6 +258,10 @@ class TabularMDP(eqx.Module):
         """Probabilities of going on into each state, `[S, A, S]`, without the discount."""
         return jnp.moveaxis(self.model.dense(), 0, 1)
 
+    def outcomes(self) -> Outcomes:
+        """Everything that can happen, one entry each, with its reward; NumPy, concrete problems only."""
+        return flatten(self.model, np.asarray(self.reward))
+
     def log_base(self, prior: Prior) -> Float[Array, "states actions"]:
         """The base measure over actions: counting (`"none"`), uniform, or the problem's own; `-inf` where an action
         is not allowed."""
@@ -276,15 +280,17 @@ class TabularMDP(eqx.Module):
         return jnp.where(allowed, base, -jnp.inf)
 
     def unreachable(self) -> np.ndarray:
-        """States that no policy can reach from the first ones; legal, but worth a note."""
-        dense_free = np.asarray(self.initial) > 0.0
-        frontier = dense_free.copy()
-        allowed = np.asarray(self.allowed).T.astype(np.float64)
-        while frontier.any():
-            arriving = np.asarray(self.model.push(jnp.asarray(allowed * frontier))) > 0.0
-            frontier = arriving & ~dense_free
-            dense_free |= arriving
-        return np.flatnonzero(~dense_free)
+        """States that no policy can enter; legal, but worth a note. Concrete problems only."""
+        outcomes = self.outcomes()
+        offered = np.asarray(self.allowed)[outcomes.state, outcomes.action]
+        acting, grown = np.asarray(self.initial) > 0.0, True
+        while grown:
+            entered = outcomes.successor[offered & ~outcomes.terminated & acting[outcomes.state]]
+            grown = not acting[entered].all()
+            acting[entered] = True
+        ended = outcomes.successor[offered & outcomes.terminated & acting[outcomes.state]]
+        acting[ended] = True
+        return np.flatnonzero(~acting)
 
 
 def _distribution(initial: Any, states: int) -> np.ndarray:

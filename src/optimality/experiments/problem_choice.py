@@ -1,0 +1,78 @@
+"""A problem chosen by name: a Gymnasium id or one of ours, with options and perhaps a criterion."""
+
+import difflib
+import importlib
+import inspect
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from optimality import registry
+from optimality.problems.criterion import Criterion, FiniteHorizon
+from optimality.problems.gymnasium_table import make, read_table
+from optimality.problems.tabular import TabularMDP
+
+
+class ProblemChoice(NamedTuple):
+    """`options` are the generator's arguments, or those of `gymnasium.make`."""
+
+    name: str
+    options: dict[str, Any]
+    criterion: Criterion | None = None
+
+    @property
+    def generator(self) -> Any:
+        """Our function of that name, or None for a Gymnasium id."""
+        entry = registry.find(registry.PROBLEMS, self.name)
+        return None if entry is None else getattr(importlib.import_module(entry.module), entry.attribute)
+
+    def build(self) -> TabularMDP:
+        """Raises `ValueError` for an unknown name (with the nearest ones), a bad option, no table, no criterion."""
+        generator = self.generator
+        if generator is None:
+            self._require_known()
+            return read_table(self.name, criterion=self.criterion, **self.options)
+        known = [name for name in inspect.signature(generator).parameters if name != "criterion"]
+        for option in self.options:
+            if option not in known:
+                raise ValueError(f"{self.name} has no option {option!r}; it has {', '.join(known)}.")
+        try:
+            return generator(**self.options, criterion=self.criterion)
+        except ValueError as error:
+            if str(error).startswith("criterion is missing"):
+                raise ValueError(
+                    f"{self.name} needs a criterion: add --criterion finite-horizon --criterion.horizon 50, "
+                    "--criterion discounted --criterion.discount 0.95, --criterion average-reward "
+                    "or --criterion until-termination."
+                ) from None
+            raise
+
+    def environment(self, mdp: TabularMDP) -> gymnasium.Env | None:
+        """The real environment, with its own time limit only where that is the criterion; None for ours."""
+        if self.generator is not None:
+            return None
+        limit = gymnasium.spec(self.name).max_episode_steps
+        own = isinstance(mdp.criterion, FiniteHorizon) and mdp.criterion.horizon == limit
+        options = {**self.options, **({} if own else {"max_episode_steps": -1})}
+        return make(self.name, disable_env_checker=True, **options)
+
+    def to_table(self) -> dict[str, Any]:
+        return {"kind": self.name, "options": {key: _toml(value) for key, value in self.options.items()}}
+
+    def _require_known(self) -> None:
+        _, _, plain = self.name.rpartition(":")
+        if plain in gymnasium.registry or ":" in self.name:
+            return
+        ours = [entry.name for entry in registry.PROBLEMS]
+        names = [*ours, *gymnasium.registry]
+        lower = {name.lower(): name for name in names}
+        close = difflib.get_close_matches(self.name.lower(), lower, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(lower[name] for name in close)}?" if close else ""
+        raise ValueError(
+            f"unknown problem {self.name!r}.{hint} A problem is a Gymnasium id or one of {', '.join(ours)}."
+        )
+
+
+def _toml(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

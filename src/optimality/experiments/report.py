@@ -1,0 +1,64 @@
+"""One self-contained HTML page about a run: no network, no scripts, figures inside as SVG."""
+
+import io
+import re
+from typing import Any
+
+import jinja2
+import matplotlib
+from matplotlib.figure import Figure
+
+from optimality.experiments.run_folder import RunFolder
+
+
+def write_report(summary: dict[str, Any], figures: dict[str, Figure], folder: RunFolder) -> None:
+    """Writes `report.html` and each figure under `plots/`."""
+    pictures = []
+    for number, (caption, figure) in enumerate(figures.items()):
+        svg = to_svg(figure, prefix=f"f{number}-")
+        slug = re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")
+        folder.write_text(f"plots/{slug}.svg", svg)
+        pictures.append({"caption": caption, "text": _EXPLANATIONS.get(caption, ""), "svg": svg[svg.index("<svg") :]})
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("optimality.experiments", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["number"] = format_number
+    page = environment.get_template("report.html.jinja").render(
+        summary=summary, pictures=pictures, config=(folder.path / "config.toml").read_text(), run=folder.path.name
+    )
+    folder.write_text("report.html", page)
+
+
+def to_svg(figure: Figure, prefix: str = "") -> str:
+    """The figure as SVG text, the same bytes for the same figure; ids get a prefix so that pages can hold several."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "optimality", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = re.sub(r'id="', f'id="{prefix}', svg)
+    svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}", svg)
+    return svg
+
+
+def format_number(value: Any) -> str:
+    """Four significant digits; a dash for what is not a number."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+_EXPLANATIONS = {
+    "Value and policy at the first step": (
+        "Color and number: the method's value of a state in reward units, with the whole horizon ahead. Arrows: how "
+        "likely each action is. S: first state, G: goal, H: hole; cells without a value are where episodes end."
+    ),
+    "Measured returns": "Returns of the episodes of the check, their mean with its 95 % interval, and the exact mean.",
+    "Return, entropy and evidence against temperature": (
+        "Left and middle: what the soft-optimal policy of each form gets, and how random it is over an episode. "
+        "The entropy form pays log |A| a step on top of the KL form, so where episodes can end early it also buys "
+        "survival. Right: log p(O) and its variational bound under the true dynamics; between them lies belief in "
+        "luck. Dotted: the temperature of this run. Gaps: the soft value is infinite there."
+    ),
+    "Convergence": "Largest change of any value in a sweep.",
+    "The backward pass": "A finite horizon needs one sweep: the value for each number of steps to go.",
+}
