@@ -159,7 +159,9 @@ def _print(run: PlanningRun, path: Path | None) -> None:
     table.add_row("measured mean return", format_number(measured.interval.mean), interval)
     console.print(table)
     color = {"agrees": "green", "disagrees": "red"}.get(measured.verdict, "yellow")
-    console.print(f"[{color}]{measured.verdict}[/{color}]: {measured.reason}, over {measured.interval.count} episodes")
+    console.print(
+        f"[{color}]{measured.verdict}[/{color}]: {measured.reason}, over {measured.interval.samples} episodes"
+    )
     console.print(f"in {measured.where}", style="dim")
     for note in run.notes:
         console.print(f"note: {note}", style="dim")

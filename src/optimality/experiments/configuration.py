@@ -42,7 +42,7 @@ def _to_toml(value: Any, where: str) -> Any:
         return value
     if isinstance(value, list | tuple):
         return [_to_toml(item, where) for item in value]
-    if np.ndim(value) <= 1 and hasattr(value, "dtype"):
+    if hasattr(value, "dtype") and np.ndim(value) <= 1:  # pyright: ignore[reportArgumentType]
         return np.asarray(value).tolist()
     raise ValueError(
         f"{where} is {type(value).__name__}, which a configuration cannot hold; it belongs to the problem."

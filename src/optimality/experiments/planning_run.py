@@ -82,7 +82,7 @@ class PlanningRun(NamedTuple):
             },
             "measured": {
                 "where": measured.where,
-                "episodes": measured.interval.count,
+                "episodes": measured.interval.samples,
                 "mean": measured.interval.mean,
                 "interval_95": [measured.interval.low, measured.interval.high],
                 "mean_length": float(measured.rollouts.lengths.mean()),

@@ -16,7 +16,7 @@ from optimality.problems.grid_map import GridMap
 from optimality.problems.tabular import TabularMDP
 
 BLUE, ORANGE, GREEN, GRAY = "#2563a8", "#c8641e", "#2f8f5b", "#6b7280"
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -87,7 +87,7 @@ def _grid_map(mdp: TabularMDP, grid: GridMap, values, log_policy, title) -> Figu
             if size > 0.6:
                 axes.text(column, row + 0.42, f"{values[state]:.3g}", color=ink, ha="center", fontsize=6.5)
             if arrows:
-                _arrows(axes, column, row, np.exp(log_policy[state]), grid.moves, ink)
+                _arrows(axes, column, row, np.exp(np.asarray(log_policy)[state]), grid.moves, ink)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

@@ -55,7 +55,7 @@ def in_environment(
             row = table[state]
             action = int(min(np.searchsorted(row, random.random() * row[-1], side="right"), row.size - 1))
             state, reward, terminated, truncated, _ = environment.step(action)
-            time += 1
+            time, reward = time + 1, float(reward)
             if not np.isfinite(reward):
                 raise ValueError(f"the environment gave reward {reward} in episode {episode}, step {time}.")
             if not 0 <= state < states:
@@ -63,7 +63,7 @@ def in_environment(
                     f"the environment gave observation {state} in episode {episode}, step {time}, "
                     f"but its table has states 0..{states - 1}."
                 )
-            returns[episode] += weight * float(reward)
+            returns[episode] += weight * reward
             weight *= discount
         if not terminated and time == limit and bounded:
             returns[episode] += weight * terminal[state]

@@ -21,7 +21,7 @@ class MeanInterval(NamedTuple):
     low: float
     high: float
     standard_deviation: float
-    count: int
+    samples: int
 
 
 def mean_interval(samples: np.ndarray) -> MeanInterval:
