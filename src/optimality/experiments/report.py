@@ -57,7 +57,8 @@ _EXPLANATIONS = {
         "Left and middle: what the soft-optimal policy of each form gets, and how random it is over an episode. "
         "The entropy form pays log |A| a step on top of the KL form, so where episodes can end early it also buys "
         "survival. Right: the evidence log p(O) times the temperature, and its variational bound under the true "
-        "dynamics; what lies between them is belief in luck. Dotted: the temperature of this run. Gaps: the soft value is infinite there."
+        "dynamics; what lies between them is belief in luck. Dotted: the temperature of this run. Gaps: the soft "
+        "value is infinite there."
     ),
     "Convergence": "Largest change of any value in a sweep.",
     "The backward pass": "A finite horizon needs one sweep: the value for each number of steps to go.",
