@@ -41,9 +41,7 @@ class Result(enum.IntEnum):
 _SENTENCES = {
     Result.CONVERGED: "Converged.",
     Result.CONSTRAINT_INACTIVE: "Converged; the constraint does not bind, so its multiplier is zero.",
-    Result.ITERATION_LIMIT: (
-        "Stopped at the iteration limit while still improving: raise max_steps or the tolerance."
-    ),
+    Result.ITERATION_LIMIT: ("Stopped at the iteration limit while still improving: raise max_steps or the tolerance."),
     Result.NOT_CONVERGED: (
         "The iteration does not approach a fixed point: the value grows without bound or oscillates. "
         "Where episodes need never end, use a discount below one, a finite horizon, or a lower temperature "

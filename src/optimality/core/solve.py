@@ -113,9 +113,7 @@ def solve(
     """
     method = _default_method(problem) if method is None else method
     if not isinstance(method, AbstractDirect | AbstractIterative):
-        raise ValueError(
-            f"method must be a method object such as SoftValueIteration(), but {method!r} was given."
-        )
+        raise ValueError(f"method must be a method object such as SoftValueIteration(), but {method!r} was given.")
     name = type(method).__name__
     if guess is not None and isinstance(method, AbstractDirect):
         raise ValueError(f"{name} computes its answer directly and starts from nothing: leave guess out.")
