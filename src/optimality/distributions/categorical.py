@@ -28,8 +28,7 @@ class Categorical(AbstractDistribution):
     def __check_init__(self):
         if np.ndim(self.logits) != 1:
             raise ValueError(
-                f"logits must have shape [n], but {np.shape(self.logits)} was given: "
-                f"batches go through jax.vmap."
+                f"logits must have shape [n], but {np.shape(self.logits)} was given: batches go through jax.vmap."
             )
         if is_traced(self.logits):
             return
@@ -37,9 +36,7 @@ class Categorical(AbstractDistribution):
         if np.any(np.isnan(logits)) or np.any(np.isposinf(logits)):
             raise ValueError(f"logits must be finite or -inf, but {logits} were given: an input overflowed.")
         if np.all(np.isneginf(logits)):
-            raise ValueError(
-                f"One of the logits must be above -inf, but all {logits.size} are -inf: allow an outcome."
-            )
+            raise ValueError(f"One of the logits must be above -inf, but all {logits.size} are -inf: allow an outcome.")
 
     @classmethod
     def masked(cls, logits: Any, where: Any) -> "Categorical":
@@ -47,8 +44,7 @@ class Categorical(AbstractDistribution):
         logits = parameter(logits)
         if np.shape(where) != np.shape(logits):
             raise ValueError(
-                f"where must have the shape of the logits, {np.shape(logits)}, but {np.shape(where)} "
-                f"was given."
+                f"where must have the shape of the logits, {np.shape(logits)}, but {np.shape(where)} was given."
             )
         if not isinstance(logits, jax.Array) and not is_traced(where):
             return cls(np.where(where, logits, np.asarray(-np.inf, logits.dtype)))

@@ -40,9 +40,7 @@ class MultivariateNormal(AbstractDistribution):
         if not np.all(np.isfinite(location)):
             raise ValueError(f"location must be finite, but {location} was given: look for NaN or overflow.")
         if not np.all(np.isfinite(factor)):
-            raise ValueError(
-                f"scale_cholesky must be finite, but {factor} was given: look for NaN or overflow."
-            )
+            raise ValueError(f"scale_cholesky must be finite, but {factor} was given: look for NaN or overflow.")
         if np.any(np.triu(factor, 1) != 0.0):
             raise ValueError(
                 f"scale_cholesky must be lower triangular, but {factor} was given: for a covariance use "
@@ -174,9 +172,7 @@ def _check_positive_definite(name: str, matrix: Any) -> None:
         raise ValueError(f"{name} must be finite, but {matrix} was given: look for NaN or overflow.")
     rounding = 64 * np.finfo(matrix.dtype).eps * np.max(np.abs(matrix))
     if np.any(np.abs(matrix - matrix.T) > rounding):
-        raise ValueError(
-            f"{name} must be symmetric, but {matrix} was given: use (m + m.T) / 2 if that is meant."
-        )
+        raise ValueError(f"{name} must be symmetric, but {matrix} was given: use (m + m.T) / 2 if that is meant.")
     try:
         np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
