@@ -170,7 +170,9 @@ def _gibbs_jvp(primals, tangents):
     inverse = jnp.where(jnp.isinf(temperature), 0.0, inverse)
     _, gap = _largest(f, log_base)
     inside = p > 0.0
-    change = inverse * f_dot + base_dot - (inverse * inverse * temperature_dot) * gap
+    # gap / tau is bounded wherever p is above zero; 1 / tau^2 by itself would overflow.
+    exponent = jnp.where(inside, inverse * gap, 0.0)
+    change = inverse * f_dot + base_dot - (inverse * temperature_dot) * exponent
     change = jnp.where(inside, change, 0.0)
     return log_p, jnp.where(inside, change - jnp.sum(p * change, axis=-1, keepdims=True), 0.0)
 
