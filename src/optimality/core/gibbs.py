@@ -207,13 +207,25 @@ def _certainty_equivalent(x, log_p, risk):
     return jnp.where(is_neutral, mean, averse_or_seeking)
 
 
-def _derivative_by_risk(x, p, q, value, risk, inverse):
+def _derivative_by_log_p(x, p, q, value, risk):
+    """`(q - p) / risk`, in the limit `p (x - value)`: `q / risk` along the simplex, without its cancellation."""
+    distance = jnp.where(p > 0.0, x - value[..., None], 0.0)
+    exponent = jnp.where(jnp.isinf(risk), 0.0, risk) * distance
+    small = jnp.abs(exponent) < jnp.finfo(x.dtype).eps
+    near = jnp.abs(exponent) < 1.0
+    difference = jnp.where(near, p * jnp.expm1(jnp.where(near, exponent, 0.0)), q - p)
+    by_log_p = jnp.where(small, p * distance, difference / jnp.where(small, 1.0, risk))
+    return jnp.where(jnp.isinf(risk), 0.0, by_log_p)
+
+
+def _derivative_by_risk(x, p, q, value, risk):
     """`(<q, x> - value) / risk`; below the cube root of the rounding its series `Var / 2 + risk kappa_3 / 3`."""
     centered = x - jnp.sum(p * x, axis=-1, keepdims=True)
     spread = jnp.max(jnp.where(p > 0.0, jnp.abs(centered), 0.0), axis=-1)
     series = jnp.sum(p * centered**2, axis=-1) / 2 + risk * jnp.sum(p * centered**3, axis=-1) / 3
-    exact = inverse * jnp.sum(q * (x - value[..., None]), axis=-1)
-    return jnp.where(jnp.abs(risk) * spread < jnp.finfo(x.dtype).eps ** (1 / 3), series, exact)
+    small = jnp.abs(risk) * spread < jnp.finfo(x.dtype).eps ** (1 / 3)
+    exact = jnp.sum(q * (x - value[..., None]), axis=-1) / jnp.where(small, 1.0, risk)
+    return jnp.where(small, series, exact)
 
 
 @_certainty_equivalent.defjvp
@@ -223,11 +235,8 @@ def _certainty_equivalent_jvp(primals, tangents):
     value = _certainty_equivalent(x, log_p, risk)
     p = jnp.exp(log_p)
     q = jnp.exp(_tilted(x, log_p, risk))
-    is_neutral = jnp.abs(risk) < jnp.finfo(x.dtype).tiny
-    inverse = jnp.where(is_neutral | jnp.isinf(risk), 0.0, 1.0 / jnp.where(is_neutral, 1.0, risk))
-    # By log p: p * x for the mean, q / risk otherwise. The difference matters only off the simplex.
-    by_log_p = jnp.where(is_neutral, p * x, inverse * q)
-    by_risk = jnp.where(jnp.isinf(risk), 0.0, _derivative_by_risk(x, p, q, value, risk, inverse))
+    by_log_p = _derivative_by_log_p(x, p, q, value, risk)
+    by_risk = jnp.where(jnp.isinf(risk), 0.0, _derivative_by_risk(x, p, q, value, risk))
     log_p_dot = jnp.where(p > 0.0, log_p_dot, 0.0)
     tangent = jnp.sum(q * x_dot, axis=-1) + jnp.sum(by_log_p * log_p_dot, axis=-1) + by_risk * risk_dot
     return value, tangent
