@@ -122,7 +122,7 @@ def solve(
             raise ValueError(f"{name} does not iterate: leave max_steps out.")
         method = dataclasses.replace(method, max_steps=max_steps)
     method.check(problem)
-    if is_traced((problem, method, guess)):
+    if is_traced((problem, method, guess, key)):
         own = float_dtype((problem, method, guess))
         return _run(*cast_floats((problem, method, guess), own), key)
     with precision(dtype):
