@@ -26,14 +26,14 @@ def tolerance(x64):
     zero_is_small=lambda d, value: jnp.maximum(d.log_prob(value), -1e3),
 )
 def test_log_prob(implementation, x64):
-    ours = implementation(Categorical(LOGITS + 3.0), INDEX)
+    ours = jax.jit(implementation)(Categorical(LOGITS + 3.0), INDEX)
     with np.errstate(divide="ignore"):
         np.testing.assert_allclose(ours, scipy.stats.rv_discrete(values=(INDEX, P)).logpmf(INDEX), tolerance(x64))
 
 
 @against(lambda d: d.entropy(), bits=lambda d: d.entropy() / jnp.log(2.0).astype(d.entropy().dtype))
 def test_entropy(implementation, x64):
-    np.testing.assert_allclose(implementation(Categorical(LOGITS)), scipy.stats.entropy(P), tolerance(x64))
+    np.testing.assert_allclose(jax.jit(implementation)(Categorical(LOGITS)), scipy.stats.entropy(P), tolerance(x64))
 
 
 @against(
@@ -43,7 +43,7 @@ def test_entropy(implementation, x64):
 )
 def test_moments(implementation, x64):
     oracle = scipy.stats.rv_discrete(values=(INDEX, P))
-    mean, variance = implementation(Categorical(LOGITS))
+    mean, variance = jax.jit(implementation)(Categorical(LOGITS))
     np.testing.assert_allclose(mean, oracle.mean(), tolerance(x64))
     np.testing.assert_allclose(variance, oracle.var(), tolerance(x64))
 
@@ -57,7 +57,7 @@ def test_moments(implementation, x64):
 def test_kl(implementation, x64):
     inside = P > 0
     dense = np.sum(P[inside] * np.log(P[inside] / Q[inside]))
-    np.testing.assert_allclose(implementation(Categorical(LOGITS), Categorical(OTHER)), dense, tolerance(x64))
+    np.testing.assert_allclose(jax.jit(implementation)(Categorical(LOGITS), Categorical(OTHER)), dense, tolerance(x64))
 
 
 def test_kl_limits(x64):
@@ -69,7 +69,7 @@ def test_kl_limits(x64):
 
 @against(lambda d: d.mode(), last=lambda d: d.logits.size - 1 - jnp.argmax(jnp.asarray(d.logits)[::-1]))
 def test_mode_ties_to_the_lowest(implementation, x64):
-    assert int(implementation(Categorical([0.0, 2.0, 2.0, -np.inf]))) == 1
+    assert int(jax.jit(implementation)(Categorical([0.0, 2.0, 2.0, -np.inf]))) == 1
 
 
 def test_outcomes_that_do_not_exist_have_no_probability(x64):
@@ -102,7 +102,7 @@ def test_derivatives_at_zero_probability(x64):
 def test_samples(implementation, x64):
     """Chi-square, refused below a p-value of 0.001 at a fixed seed."""
     keys = jax.random.split(jax.random.key(0), 20_000)
-    counts = np.bincount(implementation(Categorical(LOGITS), keys), minlength=5)
+    counts = np.bincount(jax.jit(implementation)(Categorical(LOGITS), keys), minlength=5)
     assert counts[3] == 0
     assert scipy.stats.chisquare(counts[P > 0], 20_000 * P[P > 0]).pvalue > 1e-3
 

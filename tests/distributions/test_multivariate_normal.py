@@ -40,17 +40,17 @@ def half_log_det(d):
     no_dimension=lambda d, x: d.log_prob(x) + float(np.log(2 * np.pi)),
 )
 def test_log_prob(implementation, x64):
-    np.testing.assert_allclose(implementation(ours(), VALUE), ORACLE.logpdf(VALUE), tolerance(x64))
+    np.testing.assert_allclose(jax.jit(implementation)(ours(), VALUE), ORACLE.logpdf(VALUE), tolerance(x64))
 
 
 @against(lambda d: d.entropy(), no_log_det=lambda d: d.entropy() - half_log_det(d))
 def test_entropy(implementation, x64):
-    np.testing.assert_allclose(implementation(ours()), ORACLE.entropy(), tolerance(x64))
+    np.testing.assert_allclose(jax.jit(implementation)(ours()), ORACLE.entropy(), tolerance(x64))
 
 
 @against(lambda d: d.variance(), of_the_factor=lambda d: jnp.diagonal(jnp.asarray(d.scale_cholesky)) ** 2)
 def test_moments(implementation, x64):
-    np.testing.assert_allclose(implementation(ours()), np.diag(COVARIANCE), tolerance(x64))
+    np.testing.assert_allclose(jax.jit(implementation)(ours()), np.diag(COVARIANCE), tolerance(x64))
     np.testing.assert_allclose(ours().covariance(), COVARIANCE, tolerance(x64))
     np.testing.assert_allclose(ours().mean(), LOCATION, tolerance(x64))
     np.testing.assert_array_equal(ours().mode(), ours().mean())
@@ -120,7 +120,7 @@ def test_kl_dense(implementation, x64):
         - np.linalg.slogdet(COVARIANCE)[1]
     )
     other = MultivariateNormal.from_covariance(OTHER_LOCATION, OTHER_COVARIANCE)
-    np.testing.assert_allclose(implementation(ours(), other), dense, tolerance(x64))
+    np.testing.assert_allclose(jax.jit(implementation)(ours(), other), dense, tolerance(x64))
 
 
 @against(lambda p, q: p.kl(q), **KL)
@@ -132,7 +132,7 @@ def test_kl_by_numpyro(implementation):
         )
     with jax.enable_x64(True):
         other = MultivariateNormal.from_covariance(OTHER_LOCATION, OTHER_COVARIANCE)
-        np.testing.assert_allclose(implementation(ours(), other), oracle, 1e-11)
+        np.testing.assert_allclose(jax.jit(implementation)(ours(), other), oracle, 1e-11)
 
 
 def test_one_dimension_is_normal(x64):
@@ -180,12 +180,12 @@ def test_derivative_through_the_precision():
         MultivariateNormal.from_covariance(d.location, d.scale_cholesky.T @ d.scale_cholesky).sample
     )(keys),
     covariance_for_factor=lambda d, keys: jax.vmap(
-        MultivariateNormal(d.location, np.tril(d.scale_cholesky @ d.scale_cholesky.T)).sample
+        MultivariateNormal(d.location, jnp.tril(d.scale_cholesky @ d.scale_cholesky.T)).sample
     )(keys),
 )
 def test_samples(implementation, x64):
     """Squared Mahalanobis distances and whitened entries by Kolmogorov-Smirnov, refused below a p-value of 0.001."""
-    samples = np.asarray(implementation(ours(), jax.random.split(jax.random.key(0), 20_000)), np.float64)
+    samples = np.asarray(jax.jit(implementation)(ours(), jax.random.split(jax.random.key(0), 20_000)), np.float64)
     white = np.linalg.solve(FACTOR, (samples - LOCATION).T)
     assert scipy.stats.kstest(np.sum(white**2, axis=0), scipy.stats.chi2(3).cdf).pvalue > 1e-3
     for entry in white:

@@ -26,7 +26,9 @@ def tolerance(x64):
     variance_for_scale=lambda d, x: Normal(d.location, d.scale**2).log_prob(x),
 )
 def test_log_prob(implementation, x64):
-    np.testing.assert_allclose(implementation(Normal(LOCATION, SCALE), VALUE), ORACLE.logpdf(VALUE), tolerance(x64))
+    np.testing.assert_allclose(
+        jax.jit(implementation)(Normal(LOCATION, SCALE), VALUE), ORACLE.logpdf(VALUE), tolerance(x64)
+    )
 
 
 @against(
@@ -35,13 +37,13 @@ def test_log_prob(implementation, x64):
     without_one_half=lambda d: d.entropy() - 0.5,
 )
 def test_entropy(implementation, x64):
-    np.testing.assert_allclose(implementation(Normal(LOCATION, SCALE)), ORACLE.entropy(), tolerance(x64))
+    np.testing.assert_allclose(jax.jit(implementation)(Normal(LOCATION, SCALE)), ORACLE.entropy(), tolerance(x64))
 
 
 @against(lambda d: d.variance(), scale=lambda d: d.scale)
 def test_moments(implementation, x64):
     d = Normal(LOCATION, SCALE)
-    np.testing.assert_allclose(implementation(d), ORACLE.var(), tolerance(x64))
+    np.testing.assert_allclose(jax.jit(implementation)(d), ORACLE.var(), tolerance(x64))
     np.testing.assert_allclose(d.mean(), LOCATION, 1e-6)
     np.testing.assert_array_equal(d.mode(), d.mean())
 
@@ -61,7 +63,7 @@ def test_kl_by_numpyro(implementation):
         oracle = numpyro.distributions.kl_divergence(
             numpyro.distributions.Normal(LOCATION, SCALE), numpyro.distributions.Normal(*other)
         )
-        np.testing.assert_allclose(implementation(Normal(LOCATION, SCALE), Normal(*other)), oracle, 1e-11)
+        np.testing.assert_allclose(jax.jit(implementation)(Normal(LOCATION, SCALE), Normal(*other)), oracle, 1e-11)
 
 
 @against(lambda p, q: p.kl(q), **KL)
@@ -69,7 +71,7 @@ def test_kl_by_quadrature(implementation):
     p, q = scipy.stats.norm(0.2, 0.6), scipy.stats.norm(-0.5, 1.5)
     number, _ = scipy.integrate.quad(lambda x: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), -8, 8, epsabs=1e-13)
     with jax.enable_x64(True):
-        np.testing.assert_allclose(implementation(Normal(0.2, 0.6), Normal(-0.5, 1.5)), number, 1e-10)
+        np.testing.assert_allclose(jax.jit(implementation)(Normal(0.2, 0.6), Normal(-0.5, 1.5)), number, 1e-10)
 
 
 def test_kl_keeps_its_digits(x64):
@@ -107,7 +109,7 @@ def test_derivatives(x64):
 )
 def test_samples(implementation, x64):
     """Kolmogorov-Smirnov, refused below a p-value of 0.001 at a fixed seed."""
-    samples = implementation(Normal(0.4, 0.7), jax.random.split(jax.random.key(0), 20_000))
+    samples = jax.jit(implementation)(Normal(0.4, 0.7), jax.random.split(jax.random.key(0), 20_000))
     assert scipy.stats.kstest(np.asarray(samples), scipy.stats.norm(0.4, 0.7).cdf).pvalue > 1e-3
 
 
