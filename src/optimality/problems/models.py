@@ -117,7 +117,8 @@ class DenseModel(AbstractModel):
 
     def law(self, state, action):
         probability = jnp.asarray(self.probability)[action, state]
-        deviation = jnp.zeros_like(probability) if self.deviation is None else self.deviation[action, state]
+        no_deviation = jnp.zeros_like(probability)
+        deviation = no_deviation if self.deviation is None else jnp.asarray(self.deviation)[action, state]
         return _with_ending(jnp.arange(probability.size), probability, deviation, self.ending, state, action)
 
     @property
