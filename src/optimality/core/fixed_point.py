@@ -128,7 +128,7 @@ def _not_summable(trace: Trace, steps: Int[Array, ""]):
     Read off the slopes of the last two octaves: a geometric decay, however slow, doubles its slope from one to the next.
     """
     last = _slot(steps)
-    at = jnp.maximum(last - _SLOTS_PER_OCTAVE * jnp.arange(3), 0)
+    at = jnp.maximum(last - _SLOTS_PER_OCTAVE * jnp.arange(3, dtype=jnp.int32), 0)
     step, residual = jnp.log(trace.step[at].astype(trace.residual.dtype)), jnp.log(trace.residual[at])
     slope = (residual[1:] - residual[:-1]) / (step[:-1] - step[1:])
     return (steps > 2 * _WINDOW) & (slope[0] < 1.1) & (slope[0] < 1.5 * slope[1])
