@@ -2,10 +2,10 @@
 
     uv run python benchmarks/planning.py            # prints the table, appends to benchmarks/results/planning.jsonl
 
-The work: the values of every step, `V_t = log sum_a exp(r + E V_{t+1})`, 50 steps, 4 actions, float64. The peer is what a
-careful NumPy user writes: one stacked SciPy CSR product a step and an in-place log-sum-exp. The floor of the dense form is
-the time to read its array from memory once a step (a NumPy matrix-vector product). Each side runs on whatever threads it
-takes; CPU seconds stand beside wall seconds. Compile time is apart; memory is the size of the model.
+The work: the values of every step, `V_t = log sum_a exp(r + E V_{t+1})`, 50 steps, 4 actions, float64. The peer is
+what a careful NumPy user writes: one stacked SciPy CSR product a step and an in-place log-sum-exp. The floor of the
+dense form is the time to read its array from memory once a step (a NumPy matrix-vector product). Each side runs on
+whatever threads it takes; CPU seconds stand beside wall seconds. Compile time is apart; memory is the model's size.
 """
 
 import json
@@ -19,9 +19,9 @@ import numpy as np
 import scipy.sparse
 
 import optimality as ox
+from optimality.core.gibbs import soft_maximum
 from optimality.core.numerics import cast_floats, precision
 from optimality.planning.backups import Sweep, action_values, terminal_values
-from optimality.core.gibbs import soft_maximum
 
 HORIZON, ACTIONS, SUCCESSORS = 50, 4, 4
 RESULTS = Path(__file__).parent / "results" / "planning.jsonl"
