@@ -1,0 +1,42 @@
+"""Optax behind one door: it promotes integer counts to floats, which strict dtype promotion forbids."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, PyTree
+
+from optimality.core.numerics import Real
+
+
+def adam(
+    learning_rate: Real, max_gradient_norm: Real | None = None, epsilon: float = 1e-8
+) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015), after a clip of the gradient's global norm where one is given."""
+    steps = [] if max_gradient_norm is None else [optax.clip_by_global_norm(max_gradient_norm)]  # pyright: ignore
+    return optax.chain(*steps, optax.scale_by_adam(eps=epsilon), optax.scale(-1.0), _scale_by(learning_rate))
+
+
+def _scale_by(factor: Real) -> optax.GradientTransformation:
+    def update(updates, state, params=None):
+        return jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def descend(
+    optimizer: optax.GradientTransformation, gradient: PyTree, optimizer_state: Any, parameters: PyTree
+) -> tuple[PyTree, Any, Bool[Array, ""]]:
+    """One step, `(parameters, optimizer state, applied)`; a gradient that is not finite is not applied."""
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]))
+    safe = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros_like(g)), gradient)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, new_state = optimizer.update(safe, optimizer_state, parameters)
+        new_parameters = optax.apply_updates(parameters, updates)
+    keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+    return (
+        jax.tree.map(keep, new_parameters, parameters),
+        jax.tree.map(keep, new_state, optimizer_state),
+        finite,
+    )

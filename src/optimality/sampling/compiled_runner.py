@@ -1,0 +1,119 @@
+"""The runner of a JAX environment: the whole loop compiles."""
+
+from typing import Any
+
+import equinox as eqx
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from optimality.sampling.transitions import Spec, Transition, where
+
+
+class EpisodeStatistics(eqx.Module):
+    """Running return and length of each environment's episode, and sums over finished ones."""
+
+    running_return: Float[Array, " environments"]
+    running_length: Float[Array, " environments"]
+    finished: Float[Array, "3"]
+    """Sum of returns, sum of lengths, and number of the finished episodes."""
+
+    @classmethod
+    def zero(cls, environments: int) -> "EpisodeStatistics":
+        return cls(jnp.zeros(environments), jnp.zeros(environments), jnp.zeros(3))
+
+    def after(self, reward: Float[Array, " n"], done: Bool[Array, " n"], alive: Bool[Array, " n"]):
+        returns = self.running_return + jnp.where(alive, reward, 0.0)
+        lengths = self.running_length + alive
+        ended = done & alive
+        sums = jnp.stack([jnp.sum(jnp.where(ended, x, 0.0)) for x in (returns, lengths, jnp.ones_like(returns))])
+        return EpisodeStatistics(jnp.where(ended, 0.0, returns), jnp.where(ended, 0.0, lengths), self.finished + sums)
+
+
+class CompiledRunner(eqx.Module):
+    """Holds the environment, so that a batch of tasks is a `vmap` over runners."""
+
+    environment: Any
+    environments: int = eqx.field(static=True)
+    state: Any = None
+    observation: Any = None
+    carry: Any = None
+    statistics: EpisodeStatistics | None = None
+
+    @property
+    def spec(self) -> Spec:
+        return spec_of(
+            self.environment.observation_space,
+            self.environment.action_space,
+            self.environments,
+            self.environment.time_limit,
+        )
+
+    def reset(self, policy: Any, key: PRNGKeyArray) -> "CompiledRunner":
+        """Fresh episodes everywhere; counts of finished ones are kept."""
+        fresh = EpisodeStatistics.zero(self.environments)
+        if self.statistics is not None:
+            fresh = eqx.tree_at(lambda s: s.finished, fresh, self.statistics.finished)
+        return CompiledRunner(self.environment, self.environments, *self._fresh(policy, key), fresh)
+
+    def run(self, policy: Any, key: PRNGKeyArray, steps: int, *, restart: bool) -> tuple["CompiledRunner", Transition]:
+        """`steps` steps of each environment. With `restart`, finished episodes begin anew; without, they are padded."""
+        keys = jax.random.split(key, (steps, 3))
+
+        def advance(runner, alive, step_keys):
+            act_keys, move_keys = jax.random.split(step_keys[0], (2, self.environments))
+            carry, action, extras = jax.vmap(policy.act)(runner.carry, runner.observation, act_keys)
+            state, observation, reward, terminated, truncated = jax.vmap(self.environment.step)(
+                move_keys, runner.state, action
+            )
+            transition = Transition(
+                runner.observation, action, reward, observation, terminated, truncated, alive, extras
+            )
+            done, now = terminated | truncated, (state, observation, carry)
+            statistics = runner.statistics.after(reward, done, alive)
+            if restart:  # behind a cond: a reset costs only where one happens
+                fresh = lambda: where(done, self._fresh(policy, step_keys[1]), now)  # noqa: E731
+                now = jax.lax.cond(jnp.any(done), fresh, lambda: now)
+            else:
+                alive = alive & ~done
+            return CompiledRunner(self.environment, self.environments, *now, statistics), alive, transition
+
+        def body(loop, step_keys):
+            if restart:
+                runner, alive, transition = advance(*loop, step_keys)
+                return (runner, alive), transition
+            shapes = jax.eval_shape(advance, *loop, step_keys)[2]
+            padding = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            runner, alive, transition = jax.lax.cond(
+                jnp.any(loop[1]), lambda: advance(*loop, step_keys), lambda: (*loop, padding)
+            )
+            return (runner, alive), transition
+
+        start = (self, jnp.ones(self.environments, bool))
+        (runner, _), transitions = jax.lax.scan(body, start, keys)
+        return runner, transitions
+
+    def _fresh(self, policy: Any, key: PRNGKeyArray) -> tuple[Any, Any, Any]:
+        reset_keys, start_keys = jax.random.split(key, (2, self.environments))
+        state, observation = jax.vmap(self.environment.reset)(reset_keys)
+        return state, observation, jax.vmap(policy.start)(observation, start_keys)
+
+
+def spec_of(observation_space: Any, action_space: Any, environments: int, time_limit: int | None) -> Spec:
+    """Shapes from Gymnasium spaces: a box or a discrete set of observations, a box or a discrete set of actions."""
+    if isinstance(observation_space, gymnasium.spaces.Discrete):
+        observation = jax.ShapeDtypeStruct((), np.int32)
+    elif isinstance(observation_space, gymnasium.spaces.Box):
+        observation = jax.ShapeDtypeStruct(observation_space.shape, np.float32)
+    else:
+        raise ValueError(f"observations must be a Box or Discrete space, but the space is {observation_space}.")
+    if isinstance(action_space, gymnasium.spaces.Discrete):
+        action = jax.ShapeDtypeStruct((), np.int32)
+        return Spec(observation, action, int(action_space.n), None, None, environments, time_limit)
+    if isinstance(action_space, gymnasium.spaces.Box):
+        action = jax.ShapeDtypeStruct(action_space.shape, np.float32)
+        low, high = np.asarray(action_space.low, np.float32), np.asarray(action_space.high, np.float32)
+        return Spec(observation, action, None, low, high, environments, time_limit)
+    raise ValueError(f"actions must be a Box or Discrete space, but the space is {action_space}.")

@@ -1,0 +1,90 @@
+"""What is collected, and how much of it at a time."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+
+class Steps(NamedTuple):
+    """Collect `number` steps of each environment; episodes go on over the border of a rollout."""
+
+    number: int
+
+
+class Episodes(NamedTuple):
+    """Collect `number` whole episodes of each environment, padded to the time limit (`valid = False`).
+
+    As many are started as are kept, so that short episodes are not favored; an environment without a time limit
+    is refused. Evaluation is the same thing.
+    """
+
+    number: int = 1
+
+
+Collection = Steps | Episodes
+
+
+class Transition(eqx.Module):
+    """One step; in a rollout every leaf has leading axes `[time, environment]`.
+
+    `next_observation` is the true next one, also where a reset follows. `valid = False` marks padding. `extras` is what
+    the policy's `act` gave beside the action (a log-probability, say): small, for it enters the replay.
+    """
+
+    observation: Any
+    action: Any
+    reward: Any
+    next_observation: Any
+    terminated: Any
+    truncated: Any
+    valid: Any
+    extras: Any
+
+    @property
+    def done(self) -> Any:
+        """Whether an episode is over after this step, for either reason."""
+        return self.terminated | self.truncated
+
+
+class Rollout(eqx.Module):
+    """Transitions, and the policy's carry `[environment, ...]` before the first of them.
+
+    Without that carry recurrent policies cannot be replayed, and parameters that an episode draws once would have to be
+    stored at every step.
+    """
+
+    transitions: Transition
+    carry: Any
+
+
+class Spec(NamedTuple):
+    """What a learner needs to know of its environments: shapes and sizes, nothing that depends on numbers' values.
+
+    `actions` counts discrete actions, None where actions are continuous; then `low` and `high` bound them.
+    """
+
+    observation: jax.ShapeDtypeStruct
+    action: jax.ShapeDtypeStruct
+    actions: int | None
+    low: np.ndarray | None
+    high: np.ndarray | None
+    environments: int
+    time_limit: int | None
+
+
+def environment_reward(transition: Transition) -> Array:
+    """The reward as it came."""
+    return transition.reward
+
+
+def where(mask: Array, yes: Any, no: Any) -> Any:
+    """`jnp.where` over trees, with `mask` over the leading axes."""
+
+    def choose(a, b):
+        return jnp.where(mask.reshape(mask.shape + (1,) * (jnp.ndim(a) - mask.ndim)), a, b)
+
+    return jax.tree.map(choose, yes, no)
