@@ -13,7 +13,8 @@ Activation = Literal["tanh", "relu"]
 class MLP(eqx.Module):
     """`x -> W_L s(... s(W_1 x + b_1) ...) + b_L` on one vector; batch by `vmap`.
 
-    Weights are orthogonal, with gain sqrt(2) below the output (Saxe et al. 2014); biases zero.
+    Weights are normal with deviation `gain / sqrt(inputs)`, the gain sqrt(2) below the output (He et al. 2015); biases
+    are zero.
     """
 
     weights: tuple[Float[Array, "outputs inputs"], ...]
@@ -39,7 +40,7 @@ class MLP(eqx.Module):
         keys = jax.random.split(key, len(sizes) - 1)
         gains = [2.0**0.5] * len(hidden) + [output_gain]
         weights = tuple(
-            jax.nn.initializers.orthogonal(gain)(layer_key, (n_out, n_in), jnp.float32)
+            gain / n_in**0.5 * jax.random.normal(layer_key, (n_out, n_in))
             for layer_key, gain, n_in, n_out in zip(keys, gains, sizes[:-1], sizes[1:], strict=True)
         )
         return cls(weights, tuple(jnp.zeros(size) for size in sizes[1:]), activation)

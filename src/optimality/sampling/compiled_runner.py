@@ -26,7 +26,7 @@ class EpisodeStatistics(eqx.Module):
 
     def after(self, reward: Float[Array, " n"], done: Bool[Array, " n"], alive: Bool[Array, " n"]):
         returns = self.running_return + jnp.where(alive, reward, 0.0)
-        lengths = self.running_length + alive
+        lengths = self.running_length + alive.astype(jnp.float32)
         ended = done & alive
         sums = jnp.stack([jnp.sum(jnp.where(ended, x, 0.0)) for x in (returns, lengths, jnp.ones_like(returns))])
         return EpisodeStatistics(jnp.where(ended, 0.0, returns), jnp.where(ended, 0.0, lengths), self.finished + sums)

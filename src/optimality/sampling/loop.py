@@ -1,0 +1,79 @@
+"""The pure half of training: begin, and run a chunk of steps."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from optimality.sampling.collection import collect
+from optimality.sampling.compiled_runner import CompiledRunner
+from optimality.sampling.learner import AbstractLearner, Metrics, split
+from optimality.sampling.transitions import Episodes, Steps, Transition
+
+
+def strong(tree: Any) -> Any:
+    """Python numbers and weakly typed arrays as arrays of one definite type; otherwise a chunk compiles twice."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), tree)
+
+
+def begin(learner: AbstractLearner, runner: Any, key: PRNGKeyArray, data: Any = None) -> tuple[Any, Any]:
+    """`(state, runner)` after the reset and the warm-up."""
+    init_key, reset_key, warm_key = split(key, 3)
+    spec = runner.spec
+    state = jax.jit(lambda key: strong(learner.init(spec, key, data)))(init_key)
+    policy = learner.policy(state, explore=True)
+    runner = runner.reset(policy, reset_key)
+    if learner.warm_up:
+        number = -(-learner.warm_up // runner.environments)
+        runner, rollout = collect(Steps(number), policy, runner, warm_key)
+        state = jax.jit(lambda state, rollout: learner.observe(state, rollout))(state, rollout)
+    return state, runner
+
+
+def run_chunk(
+    learner: AbstractLearner, state: Any, runner: Any, key: PRNGKeyArray, number: int
+) -> tuple[Any, Any, Metrics]:
+    """`number` learner steps; metrics are means over the chunk. The state's memory is taken over."""
+    if isinstance(runner, CompiledRunner):
+        return _scan_chunk(learner, state, runner, key, number)
+    collected = []
+    for step_key in _keys(key, number):
+        state, runner, metrics = learner.step(state, runner, step_key)
+        collected.append(metrics)
+    means = {name: np.nanmean([float(metrics[name]) for metrics in collected]) for name in collected[0]}
+    return state, runner, means
+
+
+@partial(jax.jit, static_argnums=1)
+def _keys(key: PRNGKeyArray, number: int) -> tuple[PRNGKeyArray, ...]:
+    return tuple(jax.random.split(key, number))
+
+
+@partial(jax.jit, static_argnums=4, donate_argnums=1)
+def _scan_chunk(learner, state, runner, key, number):
+    def body(carry, step_key):
+        state, runner, metrics = learner.step(*carry, step_key)
+        return (state, runner), metrics
+
+    (state, runner), metrics = jax.lax.scan(body, (state, runner), jax.random.split(key, number))
+    return state, runner, jax.tree.map(jnp.mean, metrics)
+
+
+def play(policy: Any, runner: Any, key: PRNGKeyArray, rounds: int = 1) -> Transition:
+    """Whole episodes, `rounds` of each environment, padded to the time limit: evaluation."""
+    if isinstance(runner, CompiledRunner):
+        return _play_compiled(policy, runner, key, rounds)
+    return collect(Episodes(rounds), policy, runner, key)[1].transitions
+
+
+@partial(jax.jit, static_argnums=3)
+def _play_compiled(policy, runner, key, rounds):
+    return collect(Episodes(rounds), policy, runner, key)[1].transitions
+
+
+def episode_returns(transitions: Transition) -> np.ndarray:
+    """Undiscounted return of each episode `[environment]`."""
+    return np.where(np.asarray(transitions.valid), np.asarray(transitions.reward), 0.0).sum(axis=0)
