@@ -84,7 +84,7 @@ class ExactInference(AbstractDirect[TabularMDP]):
         log_beta = (planned.value[0] if finite else planned.value) * risk
         log_initial = jnp.log(jnp.asarray(problem.initial))
         log_posterior_initial = gibbs(log_beta, 1.0, log_initial)
-        pairs, last = occupancies(
+        pairs, last, visited = occupancies(
             problem,
             jnp.exp(planned.log_policy),
             jnp.exp(log_posterior_initial),
@@ -102,7 +102,8 @@ class ExactInference(AbstractDirect[TabularMDP]):
             smoothed_states=jnp.concatenate([states, last[None]]) if finite else states,
             smoothed_pairs=pairs,
         )
-        return Solution(planned.value, TabularPolicy(planned.log_policy), planned.result, planned.stats, details)
+        result = jnp.maximum(planned.result, visited)
+        return Solution(planned.value, TabularPolicy(planned.log_policy), result, planned.stats, details)
 
 
 def forward_messages(

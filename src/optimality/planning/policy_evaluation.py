@@ -91,7 +91,7 @@ class PolicyEvaluation(AbstractDirect[UnderPolicy]):
         bonus = -jnp.asarray(self.temperature, policy.dtype) * cost
         if isinstance(mdp.criterion, FiniteHorizon):
             value, q, result, stats = self._backward(mdp, policy, bonus)
-            occupancy, last = self._occupancies(mdp, policy)
+            occupancy, last, _ = self._occupancies(mdp, policy)
             ending = jnp.sum(last * terminal_values(mdp))
             gain = None
         elif isinstance(mdp.criterion, AverageReward):
@@ -99,7 +99,8 @@ class PolicyEvaluation(AbstractDirect[UnderPolicy]):
             q, occupancy, ending = action_values(mdp, value, 0.0).T, stationary[:, None] * policy, 0.0
         else:
             value, result, stats = self._fixed_point(mdp, policy, bonus)
-            occupancy, _ = self._occupancies(mdp, policy)
+            occupancy, _, visited = self._occupancies(mdp, policy)
+            result = jnp.maximum(result, visited)
             q, ending, gain = action_values(mdp, value, 0.0).T, 0.0, None
         visits = jnp.sum(occupancy, axis=-1)
         details = PolicyEvaluationDetails(
