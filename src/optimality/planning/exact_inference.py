@@ -20,10 +20,11 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from optimality.core.gibbs import gibbs, soft_maximum
-from optimality.core.numerics import Real, is_traced
+from optimality.core.numerics import Real, cast_floats, is_traced, precision
 from optimality.core.solve import AbstractDirect, Solution
 from optimality.planning.backups import Sweep, occupancies, plan, require_criterion
 from optimality.policies.tabular import TabularPolicy
@@ -126,12 +127,20 @@ def forward_messages(
 
 
 def posterior_dynamics(
-    problem: TabularMDP, values: Float[Array, " states"], temperature: Real
-) -> Float[Array, "states actions successors"]:
+    problem: TabularMDP, values: Float[Array | np.ndarray, " states"], temperature: Real
+) -> Float[Array | np.ndarray, "states actions successors"]:
     """`p(s' and still running | s, a, O)`, with `values` those of the next step, `tau log beta_{t+1}`.
 
-    What is missing from one in a row is the posterior chance of having ended.
+    What is missing from one in a row is the posterior chance of having ended. Concrete arguments are computed in
+    float64, whatever JAX's flag says.
     """
+    if is_traced((problem, values, temperature)):
+        return _posterior_dynamics(problem, values, temperature)
+    with precision(np.float64):
+        return np.asarray(_posterior_dynamics_compiled(*cast_floats((problem, values, temperature), np.float64)))
+
+
+def _posterior_dynamics(problem, values, temperature):
     values = jnp.asarray(values)
     risk = jnp.asarray(1.0 / temperature, values.dtype)
     discount = jnp.asarray(problem.discount, values.dtype)
@@ -146,3 +155,6 @@ def posterior_dynamics(
         return jnp.zeros(states, values.dtype).at[law.successor].add(running)
 
     return jax.vmap(lambda s: jax.vmap(lambda a: row(s, a))(jnp.arange(actions)))(jnp.arange(states))
+
+
+_posterior_dynamics_compiled = jax.jit(_posterior_dynamics)

@@ -56,7 +56,7 @@ def optimism(problem: TabularMDP, temperature: Real = 1.0, prior: Prior = "unifo
     restricted = solve(problem, VariationalInference(temperature=temperature, prior=prior))
     ahead = exact.value[1] if isinstance(problem.criterion, FiniteHorizon) else exact.value
     with precision(np.float64):
-        believed = np.asarray(posterior_dynamics(problem, ahead, temperature))
+        believed = posterior_dynamics(problem, ahead, temperature)
         true = np.asarray(problem.dense()) * float(problem.discount)
     gap = np.abs(believed - true).sum(axis=-1) + np.abs(believed.sum(axis=-1) - true.sum(axis=-1))
     beliefs = []
