@@ -58,7 +58,7 @@ class AbstractModel(eqx.Module):
         """Continuing probabilities as one array; for a look at small problems."""
 
     @abc.abstractmethod
-    def law(self, state: Int[Array, ""], action: Int[Array, ""]) -> "Law":
+    def law(self, state: int | Int[Array, ""], action: int | Int[Array, ""]) -> "Law":
         """All outcomes of one pair, for sampling."""
 
     @property
