@@ -15,7 +15,7 @@ discounted backup is `log(discount E exp(V) + 1 - discount)`, not `discount log 
 """
 
 from dataclasses import KW_ONLY
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -73,7 +73,7 @@ class ExactInference(AbstractDirect[TabularMDP]):
                 "hard planning is ValueIteration()."
             )
 
-    def check(self, problem: TabularMDP) -> None:
+    def check(self, problem: Any) -> None:
         require_criterion(self, problem, self.accepts)
 
     def compute(self, problem: TabularMDP, key=None) -> Solution:

@@ -5,7 +5,7 @@ d(s, a) = expected (discounted) visits; for average reward the stationary law
 """
 
 from dataclasses import KW_ONLY
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -81,7 +81,7 @@ class PolicyEvaluation(AbstractDirect[UnderPolicy]):
 
     accepts: ClassVar[tuple[type, ...]] = (FiniteHorizon, Discounted, AverageReward, UntilTermination)
 
-    def check(self, problem: UnderPolicy) -> None:
+    def check(self, problem: Any) -> None:
         if not isinstance(problem, UnderPolicy):
             raise ValueError(
                 f"PolicyEvaluation solves UnderPolicy(mdp, policy), but a {type(problem).__name__} was given."
