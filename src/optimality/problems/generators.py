@@ -99,8 +99,8 @@ def random_mdp(
     for state in range(states):
         for action in range(actions):
             reward = random.normal()
-            follow = random.choice(states, successors, replace=False)
-            for successor, probability in zip(follow, random.dirichlet(np.ones(successors)), strict=True):
+            follow = random.choice(states, successors, replace=False).tolist()
+            for successor, probability in zip(follow, random.dirichlet(np.ones(successors)).tolist(), strict=True):
                 rows.append((state, action, successor, probability * (1.0 - termination), reward, False))
             if termination > 0.0:
                 rows.append((state, action, state, termination, reward, True))
