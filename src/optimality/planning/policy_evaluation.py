@@ -110,11 +110,12 @@ class PolicyEvaluation(AbstractDirect[UnderPolicy]):
             result = jnp.maximum(result, visited)
             q, ending, gain = action_values(mdp, value, 0.0).T, 0.0, None
         visits = jnp.sum(occupancy, axis=-1)
+        cost = jnp.broadcast_to(cost, visits.shape)
         details = PolicyEvaluationDetails(
             q=q,
             occupancy=occupancy,
             expected_return=jnp.sum(occupancy * jnp.broadcast_to(jnp.asarray(mdp.reward), occupancy.shape)) + ending,
-            expected_entropy=jnp.sum(visits * entropy(log_policy)),
+            expected_entropy=jnp.sum(visits * jnp.broadcast_to(entropy(log_policy), visits.shape)),
             expected_kl=jnp.sum(jnp.where(visits > 0.0, visits * cost, 0.0)),
             gain=gain,
         )
