@@ -119,7 +119,9 @@ class DenseModel(AbstractModel):
         probability = jnp.asarray(self.probability)[action, state]
         no_deviation = jnp.zeros_like(probability)
         deviation = no_deviation if self.deviation is None else jnp.asarray(self.deviation)[action, state]
-        return _with_ending(jnp.arange(probability.size, dtype=jnp.int32), probability, deviation, self.ending, state, action)
+        return _with_ending(
+            jnp.arange(probability.size, dtype=jnp.int32), probability, deviation, self.ending, state, action
+        )
 
     @property
     def shape(self):
