@@ -97,9 +97,9 @@ def skip_members(app, what, name, obj, skip, options):
 
 def short_types():
     """`Real` instead of the union behind it, in signatures and fields."""
-    spelled_out = stringify_annotation(Real)
 
     def stringify(annotation, *args, **kwargs):
+        spelled_out = stringify_annotation(Real, *args, **kwargs)
         return stringify_annotation(annotation, *args, **kwargs).replace(spelled_out, "Real")
 
     for name, module in list(sys.modules.items()):
