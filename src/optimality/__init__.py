@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from optimality.core.result import SolverError as SolverError
     from optimality.core.solve import Solution as Solution
     from optimality.core.solve import solve as solve
+    from optimality.experiments.saved_policy import load_policy as load_policy
     from optimality.planning.deterministic_planning import DeterministicPlanning as DeterministicPlanning
     from optimality.planning.exact_inference import ExactInference as ExactInference
     from optimality.planning.exact_inference import posterior_dynamics as posterior_dynamics

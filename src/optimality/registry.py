@@ -99,6 +99,7 @@ EXPORTS = {
     "VariationalInference": "optimality.planning.variational_inference",
     "chain": "optimality.problems.generators",
     "deep_sea": "optimality.problems.generators",
+    "load_policy": "optimality.experiments.saved_policy",
     "gridworld": "optimality.problems.gridworld",
     "optimism": "optimality.planning.optimism",
     "posterior_dynamics": "optimality.planning.exact_inference",

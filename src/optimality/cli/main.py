@@ -44,6 +44,16 @@ exit codes: 0 done; 1 the measured return is 4 or more standard errors from the 
 """
 
 
+def script() -> None:
+    """The console script."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == 130:
+        os._exit(code)  # interrupted inside a compilation, XLA crashes when the interpreter takes it down
+    sys.exit(code)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -100,4 +110,4 @@ def _columns(entries: tuple[registry.Entry, ...]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

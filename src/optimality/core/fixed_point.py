@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from optimality.core.numerics import Real
@@ -123,23 +124,27 @@ def _attach_derivative(function, point, arguments, max_steps):
         return jax.tree.map(lambda a, b: a - b, x, function(x, arguments))
 
     def solve_linear(matvec, b):
-        def richardson(matvec, b):
-            eps = jnp.finfo(jax.tree.leaves(b)[0].dtype).eps
+        # As one vector: JAX cannot transpose the solve of a tree of which only some leaves are used afterwards.
+        flat, unravel = ravel_pytree(b)
+        eps = jnp.finfo(flat.dtype).eps
 
+        def flat_matvec(x):
+            return ravel_pytree(matvec(unravel(x)))[0]
+
+        def richardson(matvec, b):
             def body(carry):
                 x, _, steps = carry
-                correction = jax.tree.map(lambda t, a: t - a, b, matvec(x))
-                size = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(x)]))
-                change = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(correction)]))
-                return jax.tree.map(jnp.add, x, correction), change / jnp.maximum(size, eps), steps + 1
+                correction = b - matvec(x)
+                change = jnp.max(jnp.abs(correction)) / jnp.maximum(jnp.max(jnp.abs(x)), eps)
+                return x + correction, change, steps + 1
 
             def running(carry):
                 _, change, steps = carry
                 return (change > 4 * eps) & (steps < max_steps)
 
-            start = (b, jnp.asarray(jnp.inf, jax.tree.leaves(b)[0].dtype), jnp.asarray(0, jnp.int32))
+            start = (b, jnp.asarray(jnp.inf, b.dtype), jnp.asarray(0, jnp.int32))
             return jax.lax.while_loop(running, body, start)[0]
 
-        return jax.lax.custom_linear_solve(matvec, b, richardson, transpose_solve=richardson)
+        return unravel(jax.lax.custom_linear_solve(flat_matvec, flat, richardson, transpose_solve=richardson))
 
     return jax.lax.custom_root(residual, point, lambda _, x: x, lambda g, y: solve_linear(g, y))

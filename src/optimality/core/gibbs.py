@@ -67,10 +67,12 @@ def certainty_equivalent(
 
     Risk 0 is the mean, positive risk seeks it (`risk = 1 / temperature` is exact inference), negative risk avoids
     it, plus and minus infinity are the largest and the smallest possible outcome. Accurate for every size of risk,
-    tiny ones too, because small exponents go through `expm1`.
+    tiny ones too, because small exponents go through `expm1`. An outcome of `-inf` that has probability makes the
+    value `-inf` unless the risk is positive, which gives it no weight but keeps its probability out of the others'.
     """
+    hopeless = _hopeless(x, log_p, axis, where)
     x, log_p = _prepared(x, log_p, axis, where)
-    return _certainty_equivalent(x, log_p, jnp.asarray(risk, x.dtype))
+    return _certainty_equivalent(x, log_p, jnp.asarray(risk, x.dtype), hopeless)
 
 
 def tilted(
@@ -96,6 +98,15 @@ def _prepared(f, log_base, axis: int, where):
     f = jnp.where(excluded, 0.0, f)
     log_base = jnp.where(excluded, -jnp.inf, log_base)
     return jnp.moveaxis(f, axis, -1), jnp.moveaxis(log_base, axis, -1)
+
+
+def _hopeless(x, log_p, axis: int, where):
+    """Whether an outcome of `-inf` has probability."""
+    x = jnp.asarray(x)
+    lost = jnp.isneginf(x) & ~jnp.isneginf(jnp.broadcast_to(jnp.asarray(log_p, x.dtype), x.shape))
+    if where is not None:
+        lost &= jnp.broadcast_to(jnp.asarray(where), x.shape)
+    return jnp.any(lost, axis=axis)
 
 
 def _largest(f, log_base):
@@ -170,7 +181,9 @@ def _gibbs_jvp(primals, tangents):
     inverse = jnp.where(jnp.isinf(temperature), 0.0, inverse)
     _, gap = _largest(f, log_base)
     inside = p > 0.0
-    change = inverse * f_dot + base_dot - (inverse * inverse * temperature_dot) * gap
+    # gap / tau is bounded wherever p is above zero; 1 / tau^2 by itself would overflow.
+    exponent = jnp.where(inside, inverse * gap, 0.0)
+    change = inverse * f_dot + base_dot - (inverse * temperature_dot) * exponent
     change = jnp.where(inside, change, 0.0)
     return log_p, jnp.where(inside, change - jnp.sum(p * change, axis=-1, keepdims=True), 0.0)
 
@@ -192,43 +205,62 @@ def _exponents(x, log_p, risk):
 
 
 @jax.custom_jvp
-def _certainty_equivalent(x, log_p, risk):
+def _certainty_equivalent(x, log_p, risk, hopeless):
     p = jnp.exp(log_p)
     mean = jnp.sum(p * x, axis=-1)
     extreme, exponents = _exponents(x, log_p, risk)
     fraction = jnp.sum(p * jnp.expm1(exponents), axis=-1)
-    near = fraction > -0.5
+    near = (fraction > -0.5) & ~hopeless
     log_sum = jnp.where(near, jnp.log1p(jnp.where(near, fraction, 0.0)), _log_sum(log_p + exponents))
     is_neutral = jnp.abs(risk) < jnp.finfo(x.dtype).tiny
     safe = jnp.where(is_neutral | jnp.isinf(risk), 1.0, risk)
     averse_or_seeking = extreme + jnp.where(jnp.isinf(risk), 0.0, log_sum / safe)
-    return jnp.where(is_neutral, mean, averse_or_seeking)
+    value = jnp.where(is_neutral, mean, averse_or_seeking)
+    return jnp.where(_is_lost(log_p, risk, hopeless), -jnp.inf, value)
 
 
-def _derivative_by_risk(x, p, q, value, risk, inverse):
+def _is_lost(log_p, risk, hopeless):
+    is_seeking = risk >= jnp.finfo(log_p.dtype).tiny
+    return hopeless & (~is_seeking | jnp.all(jnp.isneginf(log_p), axis=-1))
+
+
+def _derivative_by_log_p(x, p, q, value, risk, hopeless):
+    """`(q - p) / risk`, in the limit `p (x - value)`: `q / risk` along the simplex, without its cancellation."""
+    distance = jnp.where(p > 0.0, x - value[..., None], 0.0)
+    exponent = jnp.where(jnp.isinf(risk), 0.0, risk) * distance
+    small = jnp.abs(exponent) < jnp.finfo(x.dtype).eps
+    near = jnp.abs(exponent) < 1.0
+    difference = jnp.where(near, p * jnp.expm1(jnp.where(near, exponent, 0.0)), q - p)
+    by_log_p = jnp.where(small, p * distance, difference / jnp.where(small, 1.0, risk))
+    # With mass on -inf the rest is no simplex, and the full derivative counts.
+    full = q / jnp.where(risk > 0.0, risk, 1.0)
+    return jnp.where(jnp.isinf(risk), 0.0, jnp.where(hopeless[..., None], full, by_log_p))
+
+
+def _derivative_by_risk(x, p, q, value, risk, hopeless):
     """`(<q, x> - value) / risk`; below the cube root of the rounding its series `Var / 2 + risk kappa_3 / 3`."""
     centered = x - jnp.sum(p * x, axis=-1, keepdims=True)
     spread = jnp.max(jnp.where(p > 0.0, jnp.abs(centered), 0.0), axis=-1)
     series = jnp.sum(p * centered**2, axis=-1) / 2 + risk * jnp.sum(p * centered**3, axis=-1) / 3
-    exact = inverse * jnp.sum(q * (x - value[..., None]), axis=-1)
-    return jnp.where(jnp.abs(risk) * spread < jnp.finfo(x.dtype).eps ** (1 / 3), series, exact)
+    small = (jnp.abs(risk) * spread < jnp.finfo(x.dtype).eps ** (1 / 3)) & ~hopeless
+    exact = jnp.sum(q * (x - value[..., None]), axis=-1) / jnp.where(small | (risk == 0.0), 1.0, risk)
+    return jnp.where(small, series, exact)
 
 
 @_certainty_equivalent.defjvp
 def _certainty_equivalent_jvp(primals, tangents):
-    x, log_p, risk = primals
-    x_dot, log_p_dot, risk_dot = tangents
-    value = _certainty_equivalent(x, log_p, risk)
+    x, log_p, risk, hopeless = primals
+    x_dot, log_p_dot, risk_dot, _ = tangents
+    value = _certainty_equivalent(x, log_p, risk, hopeless)
+    lost = _is_lost(log_p, risk, hopeless)
+    finite = jnp.where(lost, 0.0, value)
     p = jnp.exp(log_p)
     q = jnp.exp(_tilted(x, log_p, risk))
-    is_neutral = jnp.abs(risk) < jnp.finfo(x.dtype).tiny
-    inverse = jnp.where(is_neutral | jnp.isinf(risk), 0.0, 1.0 / jnp.where(is_neutral, 1.0, risk))
-    # By log p: p * x for the mean, q / risk otherwise. The difference matters only off the simplex.
-    by_log_p = jnp.where(is_neutral, p * x, inverse * q)
-    by_risk = jnp.where(jnp.isinf(risk), 0.0, _derivative_by_risk(x, p, q, value, risk, inverse))
+    by_log_p = _derivative_by_log_p(x, p, q, finite, risk, hopeless)
+    by_risk = jnp.where(jnp.isinf(risk) | lost, 0.0, _derivative_by_risk(x, p, q, finite, risk, hopeless))
     log_p_dot = jnp.where(p > 0.0, log_p_dot, 0.0)
     tangent = jnp.sum(q * x_dot, axis=-1) + jnp.sum(by_log_p * log_p_dot, axis=-1) + by_risk * risk_dot
-    return value, tangent
+    return value, jnp.where(lost, 0.0, tangent)
 
 
 @jax.custom_jvp

@@ -124,7 +124,7 @@ def solve(
             raise ValueError(f"{name} does not iterate: leave max_steps out.")
         method = dataclasses.replace(method, max_steps=max_steps)
     method.check(problem)
-    if is_traced((problem, method, guess)):
+    if is_traced((problem, method, guess, key)):
         problem, method, guess = cast_floats((problem, method, guess), float_dtype((problem, method, guess)))
         return _run(problem, method, guess, key)
     with precision(dtype):

@@ -180,9 +180,10 @@ def plot_temperature_sweep(
     axes[0].legend(fontsize=7.5)
     axes[1].set(title="expected entropy of the actions (nats)", xlabel="temperature")
     if has_evidence:
-        axes[2].plot(sweep.temperature, sweep.log_evidence, color=GREEN, label="log p(O)", linewidth=1.4)
-        axes[2].plot(sweep.temperature, sweep.elbo, color=ORANGE, label="its bound, true dynamics", linewidth=1.2)
-        axes[2].set(title="evidence (nats, uniform prior)", xlabel="temperature")
+        evidence, bound = sweep.temperature * sweep.log_evidence, sweep.temperature * np.asarray(sweep.elbo)
+        axes[2].plot(sweep.temperature, evidence, color=GREEN, label="temperature x log p(O)", linewidth=1.4)
+        axes[2].plot(sweep.temperature, bound, color=ORANGE, label="its bound, true dynamics", linewidth=1.2)
+        axes[2].set(title="evidence in reward units (uniform prior)", xlabel="temperature")
         axes[2].legend(fontsize=7.5)
     for axis in axes:
         axis.set_xscale("log")

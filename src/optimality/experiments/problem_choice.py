@@ -33,10 +33,14 @@ class ProblemChoice(NamedTuple):
         if generator is None:
             self._require_known()
             return read_table(self.name, criterion=self.criterion, **self.options)
-        known = [name for name in inspect.signature(generator).parameters if name != "criterion"]
-        for option in self.options:
+        known = {k: v for k, v in inspect.signature(generator).parameters.items() if k != "criterion"}
+        for option, value in self.options.items():
             if option not in known:
                 raise ValueError(f"{self.name} has no option {option!r}; it has {', '.join(known)}.")
+            kind = known[option].annotation
+            fits = (int, float) if kind is float else (kind,)
+            if not isinstance(value, fits) or isinstance(value, bool):
+                raise ValueError(f"{self.name}: {option} takes {_KINDS[kind]}, but {value!r} was given.")
         try:
             return generator(**self.options, criterion=self.criterion)
         except ValueError as error:
@@ -72,6 +76,9 @@ class ProblemChoice(NamedTuple):
         raise ValueError(
             f"unknown problem {self.name!r}.{hint} A problem is a Gymnasium id or one of {', '.join(ours)}."
         )
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "text"}
 
 
 def _toml(value: Any) -> Any:

@@ -35,6 +35,7 @@ def to_svg(figure: Figure, prefix: str = "") -> str:
     with matplotlib.rc_context({"svg.hashsalt": "optimality", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'id="', f'id="{prefix}', svg)
     svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}", svg)
     return svg
@@ -56,8 +57,9 @@ _EXPLANATIONS = {
     "Return, entropy and evidence against temperature": (
         "Left and middle: what the soft-optimal policy of each form gets, and how random it is over an episode. "
         "The entropy form pays log |A| a step on top of the KL form, so where episodes can end early it also buys "
-        "survival. Right: log p(O) and its variational bound under the true dynamics; between them lies belief in "
-        "luck. Dotted: the temperature of this run. Gaps: the soft value is infinite there."
+        "survival. Right: the evidence log p(O) times the temperature, and its variational bound under the true "
+        "dynamics; what lies between them is belief in luck. Dotted: the temperature of this run. Gaps: the soft "
+        "value is infinite there."
     ),
     "Convergence": "Largest change of any value in a sweep.",
     "The backward pass": "A finite horizon needs one sweep: the value for each number of steps to go.",

@@ -40,7 +40,7 @@ def is_small(mdp: TabularMDP) -> bool:
 
 def temperatures_for(mdp: TabularMDP, count: int = 25) -> np.ndarray:
     """From a thousandth of the largest reward's size to ten times it, evenly in the logarithm."""
-    largest = float(np.max(np.abs(mdp.reward)))
+    largest = float(np.max(np.abs(mdp.outcomes().reward)))
     return (largest if largest > 0.0 else 1.0) * np.logspace(-3.0, 1.0, count)
 
 

@@ -98,10 +98,11 @@ def random_mdp(
     rows = []
     for state in range(states):
         for action in range(actions):
-            reward = random.normal()
+            reward = float(random.normal())
             follow = random.choice(states, successors, replace=False)
-            for successor, probability in zip(follow, random.dirichlet(np.ones(successors)), strict=True):
-                rows.append((state, action, successor, probability * (1.0 - termination), reward, False))
+            chances = (1.0 - termination) * random.dirichlet(np.ones(successors))
+            for successor, probability in zip(follow.tolist(), chances.tolist(), strict=True):
+                rows.append((state, action, successor, probability, reward, False))
             if termination > 0.0:
                 rows.append((state, action, state, termination, reward, True))
     return TabularMDP.from_outcomes(

@@ -40,11 +40,6 @@ class TabularMDP(eqx.Module):
     name: str = eqx.field(static=True, default="TabularMDP")
 
     def __check_init__(self):
-        if not isinstance(self.criterion, Criterion):
-            raise ValueError(
-                f"criterion is missing ({self.criterion!r} was given): say what is to be maximized, one of "
-                "FiniteHorizon(horizon), Discounted(discount), AverageReward(), UntilTermination()."
-            )
         states, actions = self.shape
         for name, array, shape in (
             ("reward", self.reward, (states, actions)),
@@ -107,6 +102,11 @@ class TabularMDP(eqx.Module):
         `initial` is a state or a distribution, by default uniform; `allowed` a boolean `[S, A]`, by default the pairs
         that have outcomes. Raises `ValueError` for anything that is not a problem, saying where and by how much.
         """
+        if criterion is None:
+            raise ValueError(
+                "criterion is missing: say what is to be maximized, one of FiniteHorizon(horizon), "
+                "Discounted(discount), AverageReward(), UntilTermination()."
+            )
         outcomes = outcomes if isinstance(outcomes, Outcomes) else Outcomes.of(list(outcomes))
         if states is None:
             states = int(max(outcomes.state.max(), outcomes.successor.max())) + 1
@@ -123,7 +123,7 @@ class TabularMDP(eqx.Module):
             build_model(outcomes, deviation, states, actions, form),
             reward,
             _distribution(initial, states),
-            criterion,  # pyright: ignore[reportArgumentType]  (None is refused at construction, with the way out)
+            criterion,
             allowed,
             None if log_prior is None else np.asarray(log_prior, np.float64),
             grid,
