@@ -64,7 +64,7 @@ def pictures_and_tables() -> dict[str, str]:
         "lake_optimism": plots.plot_optimism(lake, ox.optimism(lake, 0.1)),
     }
     drawn = {f"{name}.svg": to_svg(figure, f"{name}-") for name, figure in figures.items() if figure is not None}
-    return {**drawn, "forms.md": forms(sweep), "exports.md": exports(), "criteria.md": criteria()}
+    return {**drawn, "forms.md": forms(sweep), "exports.md": exports(), "criteria.md": criteria(), "results.md": results()}
 
 
 def forms(sweep: TemperatureSweep) -> str:
@@ -97,6 +97,13 @@ def criteria() -> str:
     for entry in (*registry.METHODS, *registry.EVALUATION):
         accepts = {kind.__name__ for kind in getattr(importlib.import_module(entry.module), entry.attribute).accepts}
         rows.append(f"| `{entry.attribute}` | " + " | ".join("yes" if n in accepts else "" for n in names) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def results() -> str:
+    """Every way in which a computation can end, with its sentence."""
+    rows = ["| result | sentence |", "| --- | --- |"]
+    rows += [f"| `{result.name}` | {result.sentence} |" for result in ox.Result]
     return "\n".join(rows) + "\n"
 
 
