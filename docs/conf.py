@@ -1,4 +1,4 @@
-"""Sphinx configuration. Everything that a page shows is made here or lies in this folder: no network, no scripts of others."""
+"""Sphinx configuration. What a page shows is made here or lies in this folder: no network, no foreign scripts."""
 
 import os
 import re
@@ -30,7 +30,7 @@ html_title = "Optimality"
 html_static_path = ["_static"]
 html_css_files = ["optimality.css"]
 html_copy_source = False
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
 pygments_style = "friendly"
 pygments_dark_style = "native"
 
@@ -103,9 +103,9 @@ def short_types():
         return stringify_annotation(annotation, *args, **kwargs).replace(spelled_out, "Real")
 
     for name, module in list(sys.modules.items()):
-        if name.startswith("sphinx.ext.autodoc") or name == "sphinx.util.inspect":
-            if hasattr(module, "stringify_annotation"):
-                module.stringify_annotation = stringify
+        ours = name.startswith("sphinx.ext.autodoc") or name == "sphinx.util.inspect"
+        if ours and hasattr(module, "stringify_annotation"):
+            module.stringify_annotation = stringify
 
 
 def setup(app):

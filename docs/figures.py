@@ -64,7 +64,13 @@ def pictures_and_tables() -> dict[str, str]:
         "lake_optimism": plots.plot_optimism(lake, ox.optimism(lake, 0.1)),
     }
     drawn = {f"{name}.svg": to_svg(figure, f"{name}-") for name, figure in figures.items() if figure is not None}
-    return {**drawn, "forms.md": forms(sweep), "exports.md": exports(), "criteria.md": criteria(), "results.md": results()}
+    return {
+        **drawn,
+        "forms.md": forms(sweep),
+        "exports.md": exports(),
+        "criteria.md": criteria(),
+        "results.md": results(),
+    }
 
 
 def forms(sweep: TemperatureSweep) -> str:
