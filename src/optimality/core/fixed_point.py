@@ -41,10 +41,14 @@ def empty_trace(dtype: jnp.dtype) -> Trace:
     return Trace(jnp.full((TRACE,), -1, jnp.int32), jnp.zeros((TRACE,), dtype))
 
 
+def _slot(step: Int[Array, ""]) -> Int[Array, ""]:
+    slot = jnp.log2(step.astype(jnp.float32) + 1.0) * _SLOTS_PER_OCTAVE
+    return jnp.minimum(slot.astype(jnp.int32), TRACE - 1)
+
+
 def record(trace: Trace, step: Int[Array, ""], residual: Float[Array, ""]) -> Trace:
     """Writes into the slot of `step`; a later step of the same slot replaces an earlier one."""
-    slot = jnp.log2(step.astype(jnp.float32) + 1.0) * _SLOTS_PER_OCTAVE
-    slot = jnp.minimum(slot.astype(jnp.int32), TRACE - 1)
+    slot = _slot(step)
     return Trace(trace.step.at[slot].set(step), trace.residual.at[slot].set(residual))
 
 
@@ -66,7 +70,8 @@ def fixed_point(
 
     The tolerance is raised to a few roundings of the values' own size, below which no change can be seen. The code
     is `CONVERGED`, `ITERATION_LIMIT`, `NON_FINITE`, or `NOT_CONVERGED` when the change has not shrunk over thousands
-    of steps. `arguments` may be differentiated; nothing that `function` closes over may.
+    of steps or, at the limit, falls too slowly to have a finite sum. `arguments` may be differentiated; nothing that
+    `function` closes over may.
     """
     solved = _iterate(function, guess, jax.lax.stop_gradient(arguments), tolerance, max_steps)
     point = _attach_derivative(function, jax.lax.stop_gradient(solved.point), arguments, max_steps)
@@ -114,7 +119,21 @@ def _iterate(function, guess, arguments, tolerance, max_steps) -> FixedPoint:
         empty_trace(dtype),
     )
     end = jax.lax.while_loop(lambda loop: loop.code == _RUNNING, body, start)
-    return FixedPoint(end.point, end.code, end.steps, end.residual, end.trace)
+    diverges = (end.code == Result.ITERATION_LIMIT) & _not_summable(end.trace, end.steps)
+    code = jnp.where(diverges, Result.NOT_CONVERGED, end.code).astype(jnp.int32)
+    return FixedPoint(end.point, code, end.steps, end.residual, end.trace)
+
+
+def _not_summable(trace: Trace, steps: Int[Array, ""]):
+    """Whether changes fall like `1 / step` or slower, so that their sum, the point, grows without bound.
+
+    Read off the slopes of the last two octaves: a geometric decay, however slow, doubles its slope between them.
+    """
+    last = _slot(steps)
+    at = jnp.maximum(last - _SLOTS_PER_OCTAVE * jnp.arange(3, dtype=jnp.int32), 0)
+    step, residual = jnp.log(trace.step[at].astype(trace.residual.dtype)), jnp.log(trace.residual[at])
+    slope = (residual[1:] - residual[:-1]) / (step[:-1] - step[1:])
+    return (steps > 2 * _WINDOW) & (slope[0] < 1.1) & (slope[0] < 1.5 * slope[1])
 
 
 def _attach_derivative(function, point, arguments, max_steps):

@@ -53,7 +53,7 @@ def gibbs(
     normalized base. Excluded entries get `-inf`, all of them where nothing is left.
     """
     f, log_base = _prepared(f, log_base, axis, where)
-    return jnp.moveaxis(_gibbs(f, log_base, jnp.asarray(temperature, f.dtype)), -1, axis)
+    return jnp.moveaxis(_gibbs(f, log_base, jnp.asarray(temperature, f.dtype)), 0, axis)
 
 
 def certainty_equivalent(
@@ -85,11 +85,11 @@ def tilted(
     """`log p_i + risk x_i - log sum_j p_j exp(risk x_j)`: the law under which the certainty equivalent's outcome
     seems to be drawn (the posterior dynamics, for `risk = 1 / temperature`)."""
     x, log_p = _prepared(x, log_p, axis, where)
-    return jnp.moveaxis(_tilted(x, log_p, jnp.asarray(risk, x.dtype)), -1, axis)
+    return jnp.moveaxis(_tilted(x, log_p, jnp.asarray(risk, x.dtype)), 0, axis)
 
 
 def _prepared(f, log_base, axis: int, where):
-    """The axis last; excluded entries get a finite `f` and `log_base = -inf`, so that no derivative sees an inf."""
+    """The axis first; excluded entries get a finite `f` and `log_base = -inf`, so that no derivative sees an inf."""
     f = jnp.asarray(f)
     log_base = jnp.broadcast_to(jnp.asarray(log_base, f.dtype), f.shape)
     excluded = jnp.isneginf(f) | jnp.isneginf(log_base)
@@ -97,7 +97,7 @@ def _prepared(f, log_base, axis: int, where):
         excluded |= ~jnp.broadcast_to(jnp.asarray(where), f.shape)
     f = jnp.where(excluded, 0.0, f)
     log_base = jnp.where(excluded, -jnp.inf, log_base)
-    return jnp.moveaxis(f, axis, -1), jnp.moveaxis(log_base, axis, -1)
+    return jnp.moveaxis(f, axis, 0), jnp.moveaxis(log_base, axis, 0)
 
 
 def _hopeless(x, log_p, axis: int, where):
@@ -110,7 +110,7 @@ def _hopeless(x, log_p, axis: int, where):
 
 
 def _largest(f, log_base):
-    top = jnp.max(jnp.where(jnp.isneginf(log_base), -jnp.inf, f), axis=-1, keepdims=True)
+    top = jnp.max(jnp.where(jnp.isneginf(log_base), -jnp.inf, f), axis=0, keepdims=True)
     top = jnp.where(jnp.isneginf(top), 0.0, top)
     return top, jnp.where(f == top, 0.0, f - top)
 
@@ -129,22 +129,29 @@ def _log_weights(gap, log_base, temperature):
 
 
 def _log_sum(log_weights):
-    top = jnp.max(log_weights, axis=-1, keepdims=True)
+    top = jnp.max(log_weights, axis=0, keepdims=True)
     top = jnp.where(jnp.isneginf(top), 0.0, top)
-    return (top + jnp.log(jnp.sum(jnp.exp(log_weights - top), axis=-1, keepdims=True)))[..., 0]
+    return (top + jnp.log(jnp.sum(jnp.exp(log_weights - top), axis=0, keepdims=True)))[0]
 
 
 @jax.custom_jvp
 def _soft_maximum(f, log_base, temperature):
+    return jax.lax.cond(jnp.isinf(temperature), _hot_value, _warm_value, f, log_base, temperature)
+
+
+def _warm_value(f, log_base, temperature):
     top, gap = _largest(f, log_base)
     log_z = _log_sum(_log_weights(gap, log_base, temperature))
-    finite = top[..., 0] + jnp.where(jnp.isinf(temperature), 1.0, temperature) * log_z
+    return jnp.where(jnp.isneginf(log_z), -jnp.inf, top[0] + temperature * log_z)
+
+
+def _hot_value(f, log_base, temperature):
+    """The mean under the normalized base, plus `inf` times the logarithm of the base's mass."""
     log_mass = _log_sum(log_base)
-    base = jnp.exp(log_base - jnp.where(jnp.isneginf(log_mass), 0.0, log_mass)[..., None])
-    rounding = 8 * jnp.finfo(f.dtype).eps * f.shape[-1]
+    base = jnp.exp(log_base - jnp.where(jnp.isneginf(log_mass), 0.0, log_mass)[None])
+    rounding = 8 * jnp.finfo(f.dtype).eps * f.shape[0]
     excess = jnp.where(jnp.abs(log_mass) <= rounding, 0.0, log_mass)
-    hot = jnp.sum(base * f, axis=-1) + jnp.where(excess == 0.0, 0.0, jnp.inf * jnp.sign(excess))
-    value = jnp.where(jnp.isinf(temperature), hot, finite)
+    value = jnp.sum(base * f, axis=0) + jnp.where(excess == 0.0, 0.0, jnp.inf * jnp.sign(excess))
     return jnp.where(jnp.isneginf(log_mass), -jnp.inf, value)
 
 
@@ -156,10 +163,10 @@ def _soft_maximum_jvp(primals, tangents):
     log_p = _gibbs(f, log_base, temperature)
     p = jnp.exp(log_p)
     # d value / d temperature = -KL(p || b); scaled by tau where tau is infinite it would be inf * 0, so it is cut.
-    minus_kl = -jnp.sum(jnp.where(p > 0.0, p * (log_p - jnp.where(p > 0.0, log_base, 0.0)), 0.0), axis=-1)
+    minus_kl = -jnp.sum(jnp.where(p > 0.0, p * (log_p - jnp.where(p > 0.0, log_base, 0.0)), 0.0), axis=0)
     warm = jnp.where(jnp.isinf(temperature), 0.0, temperature)
     base_dot = jnp.where(p > 0.0, base_dot, 0.0)
-    tangent = jnp.sum(p * f_dot, axis=-1) + warm * jnp.sum(p * base_dot, axis=-1) + minus_kl * temperature_dot
+    tangent = jnp.sum(p * f_dot, axis=0) + warm * jnp.sum(p * base_dot, axis=0) + minus_kl * temperature_dot
     return value, tangent
 
 
@@ -167,7 +174,7 @@ def _soft_maximum_jvp(primals, tangents):
 def _gibbs(f, log_base, temperature):
     _, gap = _largest(f, log_base)
     weights = jnp.where(jnp.isinf(temperature), log_base, _log_weights(gap, log_base, temperature))
-    log_z = _log_sum(weights)[..., None]
+    log_z = _log_sum(weights)[None]
     return jnp.where(jnp.isneginf(weights), -jnp.inf, weights - log_z)
 
 
@@ -185,7 +192,7 @@ def _gibbs_jvp(primals, tangents):
     exponent = jnp.where(inside, inverse * gap, 0.0)
     change = inverse * f_dot + base_dot - (inverse * temperature_dot) * exponent
     change = jnp.where(inside, change, 0.0)
-    return log_p, jnp.where(inside, change - jnp.sum(p * change, axis=-1, keepdims=True), 0.0)
+    return log_p, jnp.where(inside, change - jnp.sum(p * change, axis=0, keepdims=True), 0.0)
 
 
 def _exponents(x, log_p, risk):
@@ -194,22 +201,22 @@ def _exponents(x, log_p, risk):
     seeking = risk >= 0.0
     extreme = jnp.where(
         seeking,
-        jnp.max(jnp.where(inside, x, -jnp.inf), axis=-1, keepdims=True),
-        jnp.min(jnp.where(inside, x, jnp.inf), axis=-1, keepdims=True),
+        jnp.max(jnp.where(inside, x, -jnp.inf), axis=0, keepdims=True),
+        jnp.min(jnp.where(inside, x, jnp.inf), axis=0, keepdims=True),
     )
     extreme = jnp.where(jnp.isinf(extreme), 0.0, extreme)
     gap = jnp.where(inside, x - extreme, 0.0)
     finite_risk = jnp.where(jnp.isinf(risk), 0.0, risk)
     exponents = jnp.where(jnp.isinf(risk) & (gap != 0.0), -jnp.inf, finite_risk * gap)
-    return extreme[..., 0], exponents
+    return extreme[0], exponents
 
 
 @jax.custom_jvp
 def _certainty_equivalent(x, log_p, risk, hopeless):
     p = jnp.exp(log_p)
-    mean = jnp.sum(p * x, axis=-1)
+    mean = jnp.sum(p * x, axis=0)
     extreme, exponents = _exponents(x, log_p, risk)
-    fraction = jnp.sum(p * jnp.expm1(exponents), axis=-1)
+    fraction = jnp.sum(p * jnp.expm1(exponents), axis=0)
     near = (fraction > -0.5) & ~hopeless
     log_sum = jnp.where(near, jnp.log1p(jnp.where(near, fraction, 0.0)), _log_sum(log_p + exponents))
     is_neutral = jnp.abs(risk) < jnp.finfo(x.dtype).tiny
@@ -221,12 +228,12 @@ def _certainty_equivalent(x, log_p, risk, hopeless):
 
 def _is_lost(log_p, risk, hopeless):
     is_seeking = risk >= jnp.finfo(log_p.dtype).tiny
-    return hopeless & (~is_seeking | jnp.all(jnp.isneginf(log_p), axis=-1))
+    return hopeless & (~is_seeking | jnp.all(jnp.isneginf(log_p), axis=0))
 
 
 def _derivative_by_log_p(x, p, q, value, risk, hopeless):
     """`(q - p) / risk`, in the limit `p (x - value)`: `q / risk` along the simplex, without its cancellation."""
-    distance = jnp.where(p > 0.0, x - value[..., None], 0.0)
+    distance = jnp.where(p > 0.0, x - value[None], 0.0)
     exponent = jnp.where(jnp.isinf(risk), 0.0, risk) * distance
     small = jnp.abs(exponent) < jnp.finfo(x.dtype).eps
     near = jnp.abs(exponent) < 1.0
@@ -234,16 +241,16 @@ def _derivative_by_log_p(x, p, q, value, risk, hopeless):
     by_log_p = jnp.where(small, p * distance, difference / jnp.where(small, 1.0, risk))
     # With mass on -inf the rest is no simplex, and the full derivative counts.
     full = q / jnp.where(risk > 0.0, risk, 1.0)
-    return jnp.where(jnp.isinf(risk), 0.0, jnp.where(hopeless[..., None], full, by_log_p))
+    return jnp.where(jnp.isinf(risk), 0.0, jnp.where(hopeless[None], full, by_log_p))
 
 
 def _derivative_by_risk(x, p, q, value, risk, hopeless):
     """`(<q, x> - value) / risk`; below the cube root of the rounding its series `Var / 2 + risk kappa_3 / 3`."""
-    centered = x - jnp.sum(p * x, axis=-1, keepdims=True)
-    spread = jnp.max(jnp.where(p > 0.0, jnp.abs(centered), 0.0), axis=-1)
-    series = jnp.sum(p * centered**2, axis=-1) / 2 + risk * jnp.sum(p * centered**3, axis=-1) / 3
+    centered = x - jnp.sum(p * x, axis=0, keepdims=True)
+    spread = jnp.max(jnp.where(p > 0.0, jnp.abs(centered), 0.0), axis=0)
+    series = jnp.sum(p * centered**2, axis=0) / 2 + risk * jnp.sum(p * centered**3, axis=0) / 3
     small = (jnp.abs(risk) * spread < jnp.finfo(x.dtype).eps ** (1 / 3)) & ~hopeless
-    exact = jnp.sum(q * (x - value[..., None]), axis=-1) / jnp.where(small | (risk == 0.0), 1.0, risk)
+    exact = jnp.sum(q * (x - value[None]), axis=0) / jnp.where(small | (risk == 0.0), 1.0, risk)
     return jnp.where(small, series, exact)
 
 
@@ -259,7 +266,7 @@ def _certainty_equivalent_jvp(primals, tangents):
     by_log_p = _derivative_by_log_p(x, p, q, finite, risk, hopeless)
     by_risk = jnp.where(jnp.isinf(risk) | lost, 0.0, _derivative_by_risk(x, p, q, finite, risk, hopeless))
     log_p_dot = jnp.where(p > 0.0, log_p_dot, 0.0)
-    tangent = jnp.sum(q * x_dot, axis=-1) + jnp.sum(by_log_p * log_p_dot, axis=-1) + by_risk * risk_dot
+    tangent = jnp.sum(q * x_dot, axis=0) + jnp.sum(by_log_p * log_p_dot, axis=0) + by_risk * risk_dot
     return value, jnp.where(lost, 0.0, tangent)
 
 
@@ -267,7 +274,7 @@ def _certainty_equivalent_jvp(primals, tangents):
 def _tilted(x, log_p, risk):
     _, exponents = _exponents(x, log_p, risk)
     weights = log_p + exponents
-    return jnp.where(jnp.isneginf(weights), -jnp.inf, weights - _log_sum(weights)[..., None])
+    return jnp.where(jnp.isneginf(weights), -jnp.inf, weights - _log_sum(weights)[None])
 
 
 @_tilted.defjvp
@@ -279,4 +286,4 @@ def _tilted_jvp(primals, tangents):
     inside = q > 0.0
     finite_risk = jnp.where(jnp.isinf(risk), 0.0, risk)
     change = jnp.where(inside, log_p_dot + finite_risk * x_dot + risk_dot * x, 0.0)
-    return log_q, jnp.where(inside, change - jnp.sum(q * change, axis=-1, keepdims=True), 0.0)
+    return log_q, jnp.where(inside, change - jnp.sum(q * change, axis=0, keepdims=True), 0.0)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from optimality.core.fixed_point import FixedPoint, fixed_point
 from optimality.core.gibbs import gibbs, soft_maximum
@@ -128,8 +128,9 @@ def occupancies(
     risk: Real = 0.0,
     tolerance: Real,
     max_steps: int,
-) -> tuple[Float[Array, "..."], Float[Array, " states"]]:
-    """Expected visits of each pair under a policy (probabilities), and the mass of states left at the horizon.
+) -> tuple[Float[Array, "..."], Float[Array, " states"], Int[Array, ""]]:
+    """Expected visits of each pair under a policy (probabilities), the mass of states left at the horizon, and how
+    the computation ended: visits grow for ever where an undiscounted policy may never end.
 
     Finite horizon: `[H, S, A]`, the mass of each step by itself; `values [H+1, S]` tilt the dynamics. Otherwise
     `[S, A]`, summed over time by the fixed point `d = initial + push(d pi)`. A chance of ending counts as an ending.
@@ -144,7 +145,7 @@ def occupancies(
 
         per_step = jnp.broadcast_to(policy, (mdp.criterion.horizon, *policy.shape[-2:]))
         last, visits = jax.lax.scan(step, initial, (per_step, tilts))
-        return visits, last
+        return visits, last, jnp.asarray(Result.CONVERGED, jnp.int32)
 
     def spread(mass, arguments):
         problem, table, start, ahead, attraction = arguments
@@ -152,7 +153,7 @@ def occupancies(
 
     arguments = (mdp, policy, initial, values, risk)
     solved = fixed_point(spread, initial, arguments, tolerance=tolerance, max_steps=max_steps)
-    return solved.point[:, None] * policy, jnp.zeros_like(initial)
+    return solved.point[:, None] * policy, jnp.zeros_like(initial), solved.code
 
 
 def require_criterion(method: Any, mdp: Any, accepted: tuple[type, ...]) -> None:

@@ -4,7 +4,7 @@ There is one best value; sequences that reach it may tie, and are counted.
 """
 
 from dataclasses import KW_ONLY
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -41,7 +41,7 @@ class DeterministicPlanning(AbstractDirect[TabularMDP]):
 
     accepts: ClassVar[tuple[type, ...]] = (FiniteHorizon,)
 
-    def check(self, problem: TabularMDP) -> None:
+    def check(self, problem: Any) -> None:
         require_criterion(self, problem, self.accepts)
         if is_traced(problem):
             return

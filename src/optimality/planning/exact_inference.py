@@ -15,15 +15,16 @@ discounted backup is `log(discount E exp(V) + 1 - discount)`, not `discount log 
 """
 
 from dataclasses import KW_ONLY
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from optimality.core.gibbs import gibbs, soft_maximum
-from optimality.core.numerics import Real, is_traced
+from optimality.core.numerics import Real, cast_floats, is_traced, precision
 from optimality.core.solve import AbstractDirect, Solution
 from optimality.planning.backups import Sweep, occupancies, plan, require_criterion
 from optimality.policies.tabular import TabularPolicy
@@ -72,7 +73,7 @@ class ExactInference(AbstractDirect[TabularMDP]):
                 "hard planning is ValueIteration()."
             )
 
-    def check(self, problem: TabularMDP) -> None:
+    def check(self, problem: Any) -> None:
         require_criterion(self, problem, self.accepts)
 
     def compute(self, problem: TabularMDP, key=None) -> Solution:
@@ -84,7 +85,7 @@ class ExactInference(AbstractDirect[TabularMDP]):
         log_beta = (planned.value[0] if finite else planned.value) * risk
         log_initial = jnp.log(jnp.asarray(problem.initial))
         log_posterior_initial = gibbs(log_beta, 1.0, log_initial)
-        pairs, last = occupancies(
+        pairs, last, visited = occupancies(
             problem,
             jnp.exp(planned.log_policy),
             jnp.exp(log_posterior_initial),
@@ -102,7 +103,8 @@ class ExactInference(AbstractDirect[TabularMDP]):
             smoothed_states=jnp.concatenate([states, last[None]]) if finite else states,
             smoothed_pairs=pairs,
         )
-        return Solution(planned.value, TabularPolicy(planned.log_policy), planned.result, planned.stats, details)
+        result = jnp.maximum(planned.result, visited)
+        return Solution(planned.value, TabularPolicy(planned.log_policy), result, planned.stats, details)
 
 
 def forward_messages(
@@ -125,12 +127,20 @@ def forward_messages(
 
 
 def posterior_dynamics(
-    problem: TabularMDP, values: Float[Array, " states"], temperature: Real
-) -> Float[Array, "states actions successors"]:
+    problem: TabularMDP, values: Float[Array | np.ndarray, " states"], temperature: Real
+) -> Float[Array | np.ndarray, "states actions successors"]:
     """`p(s' and still running | s, a, O)`, with `values` those of the next step, `tau log beta_{t+1}`.
 
-    What is missing from one in a row is the posterior chance of having ended.
+    What is missing from one in a row is the posterior chance of having ended. Concrete arguments are computed in
+    float64, whatever JAX's flag says.
     """
+    if is_traced((problem, values, temperature)):
+        return _posterior_dynamics(problem, values, temperature)
+    with precision(np.float64):
+        return np.asarray(_posterior_dynamics_compiled(*cast_floats((problem, values, temperature), np.float64)))
+
+
+def _posterior_dynamics(problem, values, temperature):
     values = jnp.asarray(values)
     risk = 1.0 / jnp.asarray(temperature, values.dtype)
     discount = jnp.asarray(problem.discount, values.dtype)
@@ -145,3 +155,6 @@ def posterior_dynamics(
         return jnp.zeros(states, values.dtype).at[law.successor].add(running)
 
     return jax.vmap(lambda s: jax.vmap(lambda a: row(s, a))(jnp.arange(actions)))(jnp.arange(states))
+
+
+_posterior_dynamics_compiled = jax.jit(_posterior_dynamics)

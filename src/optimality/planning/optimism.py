@@ -7,11 +7,10 @@ section 3.3). `optimism` puts the two side by side.
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from optimality.core.numerics import Real, precision
+from optimality.core.numerics import Real, cast_floats, precision
 from optimality.core.solve import Solution, solve
 from optimality.planning.exact_inference import ExactInference, posterior_dynamics
 from optimality.planning.policy_evaluation import PolicyEvaluation, UnderPolicy
@@ -56,7 +55,7 @@ def optimism(problem: TabularMDP, temperature: Real = 1.0, prior: Prior = "unifo
     restricted = solve(problem, VariationalInference(temperature=temperature, prior=prior))
     ahead = exact.value[1] if isinstance(problem.criterion, FiniteHorizon) else exact.value
     with precision(np.float64):
-        believed = np.asarray(posterior_dynamics(problem, ahead, temperature))
+        believed = posterior_dynamics(problem, ahead, temperature)
         true = np.asarray(problem.dense()) * float(problem.discount)
     gap = np.abs(believed - true).sum(axis=-1) + np.abs(believed.sum(axis=-1) - true.sum(axis=-1))
     beliefs = []
@@ -74,9 +73,12 @@ def optimism(problem: TabularMDP, temperature: Real = 1.0, prior: Prior = "unifo
 
 def posterior_return(problem: TabularMDP, temperature: Real = 1.0, prior: Prior = "uniform") -> float:
     """`E[return | O]`, the derivative of `log E exp(return / tau)` by `1 / tau`."""
-
-    def log_evidence(inverse):
-        return solve(problem, ExactInference(temperature=1.0 / inverse, prior=prior)).details.log_evidence
-
     with precision(np.float64):
-        return float(jax.grad(log_evidence)(1.0 / jnp.asarray(temperature, float)))
+        return float(_derivative(*cast_floats((problem, 1.0 / float(np.asarray(temperature))), np.float64), prior))
+
+
+def _log_evidence(problem, inverse, prior):
+    return ExactInference(temperature=1.0 / inverse, prior=prior).compute(problem).details.log_evidence
+
+
+_derivative = jax.jit(jax.grad(_log_evidence, argnums=1), static_argnums=2)

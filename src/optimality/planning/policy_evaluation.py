@@ -5,16 +5,17 @@ d(s, a) = expected (discounted) visits; for average reward the stationary law
 """
 
 from dataclasses import KW_ONLY
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from optimality.core.fixed_point import fixed_point
 from optimality.core.information import entropy, kl_divergence
-from optimality.core.numerics import Real
+from optimality.core.numerics import Real, is_traced
 from optimality.core.result import Result
 from optimality.core.solve import AbstractDirect, Solution
 from optimality.planning.backups import (
@@ -45,6 +46,11 @@ class UnderPolicy(eqx.Module):
                 f"the policy has a table for each of {given[0]} steps, but the problem's criterion is "
                 f"{type(self.mdp.criterion).__name__}{'' if horizon is None else f' of {horizon} steps'}."
             )
+        if not is_traced((self.mdp.allowed, self.policy.log_probabilities)):
+            forbidden = ~np.asarray(self.mdp.allowed) & (np.asarray(self.policy.log_probabilities) > -np.inf)
+            if forbidden.any():
+                *_, state, action = np.argwhere(forbidden)[0]
+                raise ValueError(f"the policy takes action {action} in state {state}, where it is not allowed.")
 
 
 class PolicyEvaluationDetails(eqx.Module):
@@ -75,7 +81,7 @@ class PolicyEvaluation(AbstractDirect[UnderPolicy]):
 
     accepts: ClassVar[tuple[type, ...]] = (FiniteHorizon, Discounted, AverageReward, UntilTermination)
 
-    def check(self, problem: UnderPolicy) -> None:
+    def check(self, problem: Any) -> None:
         if not isinstance(problem, UnderPolicy):
             raise ValueError(
                 f"PolicyEvaluation solves UnderPolicy(mdp, policy), but a {type(problem).__name__} was given."
@@ -88,10 +94,11 @@ class PolicyEvaluation(AbstractDirect[UnderPolicy]):
         log_base = jnp.broadcast_to(mdp.log_base(self.prior), log_policy.shape)
         cost = kl_divergence(log_policy, log_base)  # minus the entropy, for the counting measure
         policy = jnp.exp(log_policy)
-        bonus = -jnp.asarray(self.temperature, policy.dtype) * cost
+        temperature = jnp.asarray(self.temperature, policy.dtype)
+        bonus = jnp.where(temperature == 0.0, 0.0, -temperature * cost)  # the cost may be infinite
         if isinstance(mdp.criterion, FiniteHorizon):
             value, q, result, stats = self._backward(mdp, policy, bonus)
-            occupancy, last = self._occupancies(mdp, policy)
+            occupancy, last, _ = self._occupancies(mdp, policy)
             ending = jnp.sum(last * terminal_values(mdp))
             gain = None
         elif isinstance(mdp.criterion, AverageReward):
@@ -99,15 +106,17 @@ class PolicyEvaluation(AbstractDirect[UnderPolicy]):
             q, occupancy, ending = action_values(mdp, value, 0.0).T, stationary[:, None] * policy, 0.0
         else:
             value, result, stats = self._fixed_point(mdp, policy, bonus)
-            occupancy, _ = self._occupancies(mdp, policy)
+            occupancy, _, visited = self._occupancies(mdp, policy)
+            result = jnp.maximum(result, visited)
             q, ending, gain = action_values(mdp, value, 0.0).T, 0.0, None
         visits = jnp.sum(occupancy, axis=-1)
+        cost = jnp.broadcast_to(cost, visits.shape)
         details = PolicyEvaluationDetails(
             q=q,
             occupancy=occupancy,
             expected_return=jnp.sum(occupancy * jnp.broadcast_to(jnp.asarray(mdp.reward), occupancy.shape)) + ending,
-            expected_entropy=jnp.sum(visits * entropy(log_policy)),
-            expected_kl=jnp.sum(visits * cost),
+            expected_entropy=jnp.sum(visits * jnp.broadcast_to(entropy(log_policy), visits.shape)),
+            expected_kl=jnp.sum(jnp.where(visits > 0.0, visits * cost, 0.0)),
             gain=gain,
         )
         return Solution(value, problem.policy, result, stats, details)

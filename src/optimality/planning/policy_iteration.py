@@ -6,7 +6,7 @@ It ends after finitely many steps, a handful in practice, because no policy is v
 """
 
 from dataclasses import KW_ONLY
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ class PolicyIteration(AbstractIterative[TabularMDP, PolicyIterationState]):
 
     accepts: ClassVar[tuple[type, ...]] = (Discounted,)
 
-    def check(self, problem: TabularMDP) -> None:
+    def check(self, problem: Any) -> None:
         require_criterion(self, problem, self.accepts)
 
     def init(self, problem: TabularMDP, guess, key) -> PolicyIterationState:

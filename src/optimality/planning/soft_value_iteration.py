@@ -9,7 +9,7 @@ With `b = 1` this maximizes return plus `tau` times entropy (Ziebart 2010, chapt
 """
 
 from dataclasses import KW_ONLY
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ class SoftValueIteration(AbstractDirect[TabularMDP]):
         if not is_traced(self.temperature) and not float(jnp.asarray(self.temperature)) >= 0.0:
             raise ValueError(f"temperature must be at least 0, but {self.temperature} was given.")
 
-    def check(self, problem: TabularMDP) -> None:
+    def check(self, problem: Any) -> None:
         require_criterion(self, problem, self.accepts)
 
     def compute(self, problem: TabularMDP, key=None) -> Solution:

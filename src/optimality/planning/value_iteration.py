@@ -4,7 +4,7 @@ V(s) = max_a Q(s, a),        Q(s, a) = r(s, a) + discount E V(s')
 """
 
 from dataclasses import KW_ONLY
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -39,7 +39,7 @@ class ValueIteration(AbstractDirect[TabularMDP]):
 
     accepts: ClassVar[tuple[type, ...]] = (FiniteHorizon, Discounted, AverageReward, UntilTermination)
 
-    def check(self, problem: TabularMDP) -> None:
+    def check(self, problem: Any) -> None:
         require_criterion(self, problem, self.accepts)
 
     def compute(self, problem: TabularMDP, key=None) -> Solution:

@@ -8,7 +8,7 @@ so it cannot believe in luck. Its bound is the expected first value divided by t
 """
 
 from dataclasses import KW_ONLY
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ class VariationalInference(AbstractDirect[TabularMDP]):
     def __check_init__(self):
         self._exact()
 
-    def check(self, problem: TabularMDP) -> None:
+    def check(self, problem: Any) -> None:
         require_criterion(self, problem, self.accepts)
 
     def compute(self, problem: TabularMDP, key=None) -> Solution:

@@ -51,7 +51,7 @@ class TabularPolicy(eqx.Module):
             return self.log_probabilities[min(time, last)]
         return jnp.asarray(self.log_probabilities)[jnp.minimum(time, last)]
 
-    def sample(self, key: PRNGKeyArray, state: Int[Array, ""], time: int | Int[Array, ""] = 0) -> Int[Array, ""]:
+    def sample(self, key: PRNGKeyArray, state: int | Int[Array, ""], time: int | Int[Array, ""] = 0) -> Int[Array, ""]:
         """An action drawn in `state`."""
         return jax.random.categorical(key, jnp.asarray(self.at(time))[state])
 

@@ -97,8 +97,11 @@ def _discounted_jvp(primals, tangents):
     chance = going_on(values, discount, risk)
     neutral = jnp.abs(risk) * jnp.max(jnp.abs(values)) < jnp.finfo(values.dtype).eps ** (1 / 3)
     safe = jnp.where(neutral, 1.0, risk)
-    # (exp(risk V) - 1) / (risk exp(risk value)), written so that neither exponential overflows.
+    # (exp(risk V) - 1) / (risk exp(risk value)). At discount 1 it may exceed every float: cut, so that a tangent of
+    # zero stays zero.
     by_discount = jnp.where(neutral, values, (jnp.exp(risk * (values - value)) - jnp.exp(-risk * value)) / safe)
+    largest = jnp.finfo(values.dtype).max
+    by_discount = jnp.clip(by_discount, -largest, largest)
     spread = discount * (1.0 - discount) * values**2
     by_risk = jnp.where(
         neutral, spread / 2 + risk * spread * values * (1 - 2 * discount) / 3, (chance * values - value) / safe

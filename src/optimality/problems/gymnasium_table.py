@@ -23,8 +23,8 @@ def read_table(
 
     Args:
         environment: an id for `gymnasium.make`, or a constructed environment.
-        criterion: what is to be maximized; by default the registered time limit, `FiniteHorizon(max_episode_steps)`,
-            or `UntilTermination()` where none is registered.
+        criterion: what is to be maximized; by default the time limit, registered or put around it (`TimeLimit`), as
+            `FiniteHorizon(max_episode_steps)`, or `UntilTermination()` where there is none.
         initial: law of the first state; by default the environment's `initial_state_distrib`.
         options: arguments for `gymnasium.make`.
 
@@ -49,9 +49,9 @@ def make(environment: str, **options: Any) -> gymnasium.Env:
     """`gymnasium.make` with errors that name the way out."""
     try:
         return gymnasium.make(environment, **options)
-    except gymnasium.error.Error as error:
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise ValueError(f"Gymnasium does not know the environment {environment!r}: {error}") from error
-    except TypeError as error:
+    except (TypeError, KeyError) as error:
         raise ValueError(f"{environment} does not take these options: {error}") from error
 
 
@@ -71,8 +71,8 @@ def _read(environment: gymnasium.Env, criterion: Criterion | None, initial: Any)
             raise ValueError(f"{name} does not say where episodes begin (`initial_state_distrib`): pass initial=...")
         initial = np.asarray(initial, np.float64)
     if criterion is None:
-        limit = None if environment.spec is None else environment.spec.max_episode_steps
-        criterion = UntilTermination() if limit in (None, -1) else FiniteHorizon(limit)
+        limit = _time_limit(environment)
+        criterion = UntilTermination() if limit is None else FiniteHorizon(limit)
     rows = [
         (int(state), int(action), int(successor), float(probability), float(reward), bool(terminated))
         for state, actions in table.items()
@@ -88,6 +88,16 @@ def _read(environment: gymnasium.Env, criterion: Criterion | None, initial: Any)
         grid=_grid(plain, len(table)),
         name=name,
     )
+
+
+def _time_limit(environment: gymnasium.Env) -> int | None:
+    """The smallest limit among the wrappers and the registration; an environment never registered has no spec."""
+    limits = [] if environment.spec is None else [environment.spec.max_episode_steps]
+    while isinstance(environment, gymnasium.Wrapper):
+        if isinstance(environment, gymnasium.wrappers.TimeLimit):
+            limits.append(environment._max_episode_steps)
+        environment = environment.env
+    return min((limit for limit in limits if limit is not None and limit > 0), default=None)
 
 
 def _grid(plain: Any, states: int) -> GridMap | None:

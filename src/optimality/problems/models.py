@@ -37,17 +37,53 @@ class AbstractModel(eqx.Module):
 
     ending: eqx.AbstractVar[OutcomeLists | None]
 
-    @abc.abstractmethod
     def expect(self, values: Values, risk: Real = 0.0) -> Float[Array, "actions states"]:
         """`(1 / risk) log E exp(risk (deviation + V(s')))`, with `V = 0` after an ending; at risk 0 `E V(s')`."""
+        values = jnp.asarray(values)
+        if isinstance(risk, int | float) and risk == 0:
+            return self.expect_linear(values)
+        risk = jnp.asarray(risk, values.dtype)
+        return jax.lax.switch(
+            self._regime(values, risk), (_neutral_expect, _near_expect, _far_expect), self, values, risk
+        )
 
-    @abc.abstractmethod
     def push(self, mass: PerPair, values: Values | None = None, risk: Real = 0.0) -> Float[Array, " states"]:
         """The mass that arrives in each state, `sum_{s,a} mass(s, a) p(s' | s, a)`, the transpose of `expect`.
 
         With values, under the tilted dynamics `p exp(risk (deviation + V)) / Z` of the same certainty equivalent.
         Mass that ends leaves; nothing is renormalized.
         """
+        mass = jnp.asarray(mass)
+        if values is None or (isinstance(risk, int | float) and risk == 0):
+            return self.push_linear(mass)
+        values, risk = jnp.asarray(values), jnp.asarray(risk, mass.dtype)
+        branches = (_neutral_push, _near_push, _far_push)
+        return jax.lax.switch(self._regime(values, risk), branches, self, mass, values, risk)
+
+    def _regime(self, values, risk) -> Int[Array, ""]:
+        """0: no risk. 1: exponents of this span neither overflow nor cancel, so that one exponential a state and a
+        linear pass do. 2: one exponential an outcome."""
+        span = jnp.abs(risk) * (jnp.maximum(jnp.max(values), 0.0) - jnp.minimum(jnp.min(values), 0.0))
+        limits = jnp.finfo(values.dtype)
+        near = (span < 0.8 * jnp.log(limits.max)) & (span > limits.eps ** (1 / 3))
+        far_or_near = jnp.where(near & (not self.has_deviation), 1, 2)
+        return jnp.where(risk == 0.0, 0, far_or_near).astype(jnp.int32)
+
+    @abc.abstractmethod
+    def expect_linear(self, values: Float[Array, " states"]) -> Float[Array, "actions states"]:
+        """`sum_{s'} p(s' | s, a) V(s')` over what goes on."""
+
+    @abc.abstractmethod
+    def push_linear(self, mass: Float[Array, "actions states"]) -> Float[Array, " states"]:
+        """`sum_{s,a} mass(s, a) p(s' | s, a)` over what goes on."""
+
+    @abc.abstractmethod
+    def outcomes(self, values: Float[Array, " states"]) -> tuple[Array, Array, int]:
+        """Worth and log-probability of everything that can happen, and the axis of outcomes; endings come last."""
+
+    @abc.abstractmethod
+    def push_law(self, mass: Float[Array, "actions states"], law: Array) -> Float[Array, " states"]:
+        """`push_linear` with other probabilities, in the order of `outcomes`."""
 
     @abc.abstractmethod
     def push_log(self, log_mass: PerPair, risk: Real = 0.0) -> Float[Array, " states"]:
@@ -58,7 +94,7 @@ class AbstractModel(eqx.Module):
         """Continuing probabilities as one array; for a look at small problems."""
 
     @abc.abstractmethod
-    def law(self, state: Int[Array, ""], action: Int[Array, ""]) -> "Law":
+    def law(self, state: int | Int[Array, ""], action: int | Int[Array, ""]) -> "Law":
         """All outcomes of one pair, for sampling."""
 
     @property
@@ -70,6 +106,56 @@ class AbstractModel(eqx.Module):
     @abc.abstractmethod
     def has_deviation(self) -> bool:
         """Whether rewards differ between the outcomes of some pair."""
+
+
+def _neutral_expect(model, values, risk):
+    return model.expect_linear(values)
+
+
+def _near_expect(model, values, risk):
+    extreme, ended = _extreme(model, values, risk), _ended(model, values.dtype)
+    exponents = risk * (values - extreme)
+    fraction = model.expect_linear(jnp.expm1(exponents)) + ended * jnp.expm1(-risk * extreme)
+    small = fraction > -0.5
+    total = model.expect_linear(jnp.exp(exponents)) + ended * jnp.exp(-risk * extreme)
+    log_sum = jnp.where(small, jnp.log1p(jnp.where(small, fraction, 0.0)), jnp.log(jnp.where(small, 1.0, total)))
+    return extreme + log_sum / risk
+
+
+def _far_expect(model, values, risk):
+    worth, log_p, axis = model.outcomes(values)
+    return certainty_equivalent(worth, log_p, risk, axis=axis)
+
+
+def _neutral_push(model, mass, values, risk):
+    return model.push_linear(mass)
+
+
+def _near_push(model, mass, values, risk):
+    extreme = _extreme(model, values, risk)
+    weight = jnp.exp(risk * (values - extreme))
+    total = model.expect_linear(weight) + _ended(model, values.dtype) * jnp.exp(-risk * extreme)
+    return weight * model.push_linear(mass / jnp.where(total > 0.0, total, 1.0))
+
+
+def _far_push(model, mass, values, risk):
+    worth, log_p, axis = model.outcomes(values)
+    return model.push_law(mass, jnp.exp(tilted(worth, log_p, risk, axis=axis)))
+
+
+def _extreme(model, values, risk):
+    """The value with the largest exponent, 0 included where episodes can end."""
+    largest, smallest = jnp.max(values), jnp.min(values)
+    if model.ending is not None:
+        largest, smallest = jnp.maximum(largest, 0.0), jnp.minimum(smallest, 0.0)
+    return jax.lax.stop_gradient(jnp.where(risk > 0.0, largest, smallest))
+
+
+def _ended(model, dtype):
+    """Probability of each pair to end."""
+    if model.ending is None:
+        return jnp.zeros((), dtype)
+    return jnp.sum(jnp.asarray(model.ending.probability), axis=0)
 
 
 class Law(NamedTuple):
@@ -86,25 +172,14 @@ class DenseModel(AbstractModel):
     deviation: Float[Array | np.ndarray, "actions states successors"] | None
     ending: OutcomeLists | None
 
-    def expect(self, values, risk=0.0):
-        values = jnp.asarray(values)
+    def expect_linear(self, values):
+        return jnp.asarray(self.probability) @ values
 
-        def neutral(values, risk):
-            return jnp.asarray(self.probability) @ values
+    def push_linear(self, mass):
+        return jnp.einsum("as,ast->t", mass, jnp.asarray(self.probability))
 
-        return _by_risk(neutral, lambda v, r: certainty_equivalent(*self._outcomes(v), r), values, risk)
-
-    def push(self, mass, values=None, risk=0.0):
-        mass, probability = jnp.asarray(mass), jnp.asarray(self.probability)
-
-        def neutral(values, risk):
-            return jnp.einsum("as,ast->t", mass, probability)
-
-        def attracted(values, risk):
-            law = jnp.exp(tilted(*self._outcomes(values), risk))
-            return jnp.einsum("as,ast->t", mass, law[..., : probability.shape[-1]])
-
-        return neutral(None, None) if values is None else _by_risk(neutral, attracted, jnp.asarray(values), risk)
+    def push_law(self, mass, law):
+        return jnp.einsum("as,ast->t", mass, law[..., : law.shape[1]])
 
     def push_log(self, log_mass, risk=0.0):
         log_joint = jnp.asarray(log_mass)[..., None] + jnp.log(jnp.asarray(self.probability))
@@ -117,8 +192,11 @@ class DenseModel(AbstractModel):
 
     def law(self, state, action):
         probability = jnp.asarray(self.probability)[action, state]
-        deviation = jnp.zeros_like(probability) if self.deviation is None else self.deviation[action, state]
-        return _with_ending(jnp.arange(probability.size), probability, deviation, self.ending, state, action)
+        no_deviation = jnp.zeros_like(probability)
+        deviation = no_deviation if self.deviation is None else jnp.asarray(self.deviation)[action, state]
+        return _with_ending(
+            jnp.arange(probability.size, dtype=jnp.int32), probability, deviation, self.ending, state, action
+        )
 
     @property
     def shape(self):
@@ -129,8 +207,7 @@ class DenseModel(AbstractModel):
     def has_deviation(self):
         return self.deviation is not None or (self.ending is not None and self.ending.deviation is not None)
 
-    def _outcomes(self, values):
-        """Values and log-probabilities `[A, S, S' + endings]` of everything that can happen."""
+    def outcomes(self, values):
         log_p = jnp.log(jnp.asarray(self.probability))
         worth = jnp.broadcast_to(values[None, None, :], log_p.shape)
         worth = worth if self.deviation is None else worth + jnp.asarray(self.deviation)
@@ -138,7 +215,7 @@ class DenseModel(AbstractModel):
             end_log_p, end_worth = _ending_outcomes(self.ending)
             log_p = jnp.concatenate([log_p, jnp.moveaxis(end_log_p, 0, -1)], axis=-1)
             worth = jnp.concatenate([worth, jnp.moveaxis(end_worth, 0, -1)], axis=-1)
-        return worth, log_p
+        return worth, log_p, -1
 
 
 class SuccessorModel(AbstractModel):
@@ -147,36 +224,21 @@ class SuccessorModel(AbstractModel):
     going_on: OutcomeLists
     ending: OutcomeLists | None
 
-    def expect(self, values, risk=0.0):
-        values = jnp.asarray(values)
+    def expect_linear(self, values):
+        lists = self.going_on
+        expected = jnp.zeros(lists.successor.shape[1:], values.dtype)
+        for k in range(lists.successor.shape[0]):  # unrolled: indexing three dimensions at once is several times slower
+            expected += jnp.asarray(lists.probability[k]) * values[jnp.asarray(lists.successor[k])]
+        return expected
 
-        def neutral(values, risk):
-            terms = (p * values[successor] for successor, p in self._slices())
-            return sum(terms, start=jnp.zeros(self.going_on.successor.shape[1:], values.dtype))
+    def push_linear(self, mass):
+        return self.push_law(mass, jnp.asarray(self.going_on.probability))
 
-        def attracted(values, risk):
-            return certainty_equivalent(*self._outcomes(values), risk, axis=0)
-
-        return _by_risk(neutral, attracted, values, risk)
-
-    def push(self, mass, values=None, risk=0.0):
-        mass = jnp.asarray(mass)
-        lists, (states, _) = self.going_on, self.shape
-
-        def scatter(law):
-            arriving = jnp.zeros(states, mass.dtype)
-            for k in range(lists.successor.shape[0]):
-                arriving = arriving.at[jnp.asarray(lists.successor[k])].add(mass * law[k])
-            return arriving
-
-        def neutral(values, risk):
-            return scatter(jnp.asarray(lists.probability))
-
-        def attracted(values, risk):
-            law = jnp.exp(tilted(*self._outcomes(values), risk, axis=0))
-            return scatter(law[: lists.successor.shape[0]])
-
-        return neutral(None, None) if values is None else _by_risk(neutral, attracted, jnp.asarray(values), risk)
+    def push_law(self, mass, law):
+        arriving = jnp.zeros(self.shape[0], mass.dtype)
+        for k in range(self.going_on.successor.shape[0]):
+            arriving = arriving.at[jnp.asarray(self.going_on.successor[k])].add(mass * law[k])
+        return arriving
 
     def push_log(self, log_mass, risk=0.0):
         lists, (states, _) = self.going_on, self.shape
@@ -216,13 +278,7 @@ class SuccessorModel(AbstractModel):
         ending = self.ending is not None and self.ending.deviation is not None
         return self.going_on.deviation is not None or ending
 
-    def _slices(self):
-        """Unrolled over outcomes: indexing one three-dimensional array at once is several times slower."""
-        lists = self.going_on
-        for k in range(lists.successor.shape[0]):
-            yield jnp.asarray(lists.successor[k]), jnp.asarray(lists.probability[k])
-
-    def _outcomes(self, values):
+    def outcomes(self, values):
         lists = self.going_on
         log_p = jnp.log(jnp.asarray(lists.probability))
         worth = values[jnp.asarray(lists.successor)]
@@ -230,15 +286,7 @@ class SuccessorModel(AbstractModel):
         if self.ending is not None:
             end_log_p, end_worth = _ending_outcomes(self.ending)
             log_p, worth = jnp.concatenate([log_p, end_log_p]), jnp.concatenate([worth, end_worth])
-        return worth, log_p
-
-
-def _by_risk(neutral, attracted, values, risk):
-    """The linear form at risk 0 (the common case, and much cheaper), the certainty equivalent otherwise."""
-    if isinstance(risk, int | float) and risk == 0:
-        return neutral(values, risk)
-    risk = jnp.asarray(risk, values.dtype)
-    return jax.lax.cond(risk == 0.0, neutral, attracted, values, risk)
+        return worth, log_p, 0
 
 
 def _ending_outcomes(ending: OutcomeLists):

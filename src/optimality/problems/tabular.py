@@ -244,7 +244,7 @@ class TabularMDP(eqx.Module):
         return going_on(values, discount, risk) * arriving
 
     def sample(
-        self, key: PRNGKeyArray, state: Int[Array, ""], action: Int[Array, ""]
+        self, key: PRNGKeyArray, state: int | Int[Array, ""], action: int | Int[Array, ""]
     ) -> tuple[Int[Array, ""], Float[Array, ""], Bool[Array, ""]]:
         """One outcome: next state, reward, terminated. The discount is not sampled."""
         law = self.model.law(state, action)
