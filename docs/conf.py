@@ -34,6 +34,7 @@ html_show_sphinx = html_show_copyright = False
 pygments_style = "friendly"
 pygments_dark_style = "native"
 
+toc_object_entries_show_parents = "hide"
 default_role = "code"
 add_module_names = False
 python_use_unqualified_type_names = True
@@ -56,7 +57,7 @@ def make_generated(app):
 
 
 _LITERAL = ".. code-block:: text\n\n"
-_EQUATION = re.compile(r"^\w+\([^)]*\) = |^\w+ = ")
+_EQUATION = re.compile(r"^[\w ]+(\([^)]*\))? = ")
 
 
 _NOT_NAPOLEON = {"attribute", "property", "data"}

@@ -10,8 +10,8 @@ _WORD = "<m[io]>(?:log|exp|max|min)</m[io]>"
 
 
 def _mathml(latex, display):
-    """Thin spaces around the names of functions, which TeX sets and MathML does not."""
-    text = convert(latex, display=display)
+    """Thin spaces around the names of functions and none inside bars, as TeX sets them and MathML does not."""
+    text = convert(latex, display=display).replace("<mo>&#x0007C;", '<mo lspace="0" rspace="0">&#x0007C;')
     text = re.sub(rf"(?<=</mi>|</mn>)({_WORD})|(?<=</msub>|</msup>)({_WORD})", rf"{_THIN}\g<0>", text)
     return re.sub(rf"({_WORD})(?=<mi|<mn|<ms|<mun)", rf"\g<1>{_THIN}", text)
 
