@@ -10,6 +10,9 @@ import pytest
 from rows_table import Row, parse_rows, unknown_clause
 
 os.environ["MPLBACKEND"] = "Agg"
+# The tests compile thousands of tiny programs that each run once: without this emitter that takes half the time.
+# .ci/run tests the kernels once more as users compile them.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

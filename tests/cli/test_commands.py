@@ -182,9 +182,7 @@ def test_bad_config(text, message, tmp_path, capsys):
 
 
 def test_failure_of_the_method_is_exit_3_and_recorded(tmp_path, capsys):
-    code, _, err = output(
-        capsys, "solve", "FrozenLake-v1", "--criterion=until-termination", "--temperature=9", f"--out={tmp_path}"
-    )
+    code, _, err = output(capsys, "solve", "FrozenLake-v1", "--criterion=until-termination", f"--out={tmp_path}")
     assert code == 3
     assert "does not approach a fixed point" in err
     record = json.loads((next(tmp_path.iterdir()) / "run.json").read_text())

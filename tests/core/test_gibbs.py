@@ -327,3 +327,20 @@ def test_impossible_outcomes_do_not_matter(x64):
         np.testing.assert_allclose(certainty_equivalent(x, log_p, risk), expected, tolerance(x64))
         gradients = jax.grad(certainty_equivalent, (0, 1, 2))(jnp.asarray(x), log_p, risk)
         assert all(np.all(np.isfinite(g)) for g in gradients)
+
+
+def large_temperature(f, temperature, log_base):
+    """What one would write: a rounding of the logarithm, multiplied by the temperature."""
+    return temperature * jnp.log(jnp.sum(jnp.exp(jnp.asarray(log_base) + jnp.asarray(f) / temperature)))
+
+
+@pytest.mark.parametrize("temperature", [1e5, 1e6, 1e12])
+@against(soft_maximum, multiplied_rounding=large_temperature)
+def test_large_temperatures_do_not_multiply_roundings(implementation, temperature):
+    f, base = np.array([0.3, -0.7, 1.1]), np.array([0.2, 0.5, 0.3])
+    mean = base @ f
+    variance, third = base @ (f - mean) ** 2, base @ (f - mean) ** 3
+    series = mean + variance / (2 * temperature) + third / (6 * temperature**2)
+    with jax.enable_x64(True):
+        value = float(implementation(f, temperature, np.log(base)))
+    assert abs(value - series) < 1e-15

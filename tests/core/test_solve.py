@@ -20,9 +20,6 @@ class Squares(eqx.Module):
 
     a: jax.Array | np.ndarray
 
-    def default_method(self):
-        return Newton()
-
 
 class SquareRoot(AbstractDirect[Squares]):
     scale: Real = 1.0
@@ -92,7 +89,7 @@ class OtherCondition(Newton):
 A = np.array([2.0, 9.0, 0.25])
 
 
-@pytest.mark.parametrize("method", [SquareRoot(), Newton(), None], ids=["direct", "iterative", "default"])
+@pytest.mark.parametrize("method", [SquareRoot(), Newton()], ids=["direct", "iterative"])
 def test_answers_in_float64_whatever_the_flag(method, x64):
     solution = solve(Squares(A), method)
     assert isinstance(solution.value, np.ndarray)
@@ -102,20 +99,20 @@ def test_answers_in_float64_whatever_the_flag(method, x64):
 
 
 def test_flag_is_left_alone(x64):
-    solve(Squares(A))
+    solve(Squares(A), Newton())
     assert jnp.zeros(()).dtype == (jnp.float64 if x64 else jnp.float32)
 
 
 def test_float32_on_request(x64):
-    solution = solve(Squares(A), dtype=np.float32)
+    solution = solve(Squares(A), Newton(), dtype=np.float32)
     assert solution.value.dtype == np.float32
     np.testing.assert_allclose(solution.value, np.sqrt(A), rtol=1e-6)
     with pytest.raises(ValueError, match="dtype must be float64 or float32, but float16"):
-        solve(Squares(A), dtype=np.float16)
+        solve(Squares(A), Newton(), dtype=np.float16)
 
 
 def test_stats(x64):
-    solution = solve(Squares(A))
+    solution = solve(Squares(A), Newton())
     steps, trace = solution.stats["steps"], solution.stats["trace"]
     assert 0 < steps < 20
     assert trace.step.max() == steps
@@ -125,9 +122,9 @@ def test_stats(x64):
 
 def test_iteration_limit_raises_or_reports(x64):
     with pytest.raises(SolverError, match=r"Newton: iteration limit\. Stopped at the iteration limit") as caught:
-        solve(Squares(A), max_steps=2)
+        solve(Squares(A), Newton(), max_steps=2)
     assert caught.value.result is Result.ITERATION_LIMIT
-    reported = solve(Squares(A), max_steps=2, throw=False)
+    reported = solve(Squares(A), Newton(), max_steps=2, throw=False)
     assert reported.result is Result.ITERATION_LIMIT
     assert reported.stats["steps"] == 2
     np.testing.assert_array_equal(caught.value.solution.value, reported.value)
@@ -136,13 +133,13 @@ def test_iteration_limit_raises_or_reports(x64):
 
 def test_non_finite(x64):
     with pytest.raises(SolverError, match=r"Newton: non finite\. A value became infinite or NaN"):
-        solve(Squares(np.array([np.nan, 1.0])))
+        solve(Squares(np.array([np.nan, 1.0])), Newton())
 
 
 def test_guess(x64):
-    near = solve(Squares(A), guess=np.sqrt(A) * (1 + 1e-9))
+    near = solve(Squares(A), Newton(), guess=np.sqrt(A) * (1 + 1e-9))
     assert near.stats["steps"] == 1
-    np.testing.assert_allclose(solve(Squares(A), guess=-A).value, -np.sqrt(A), rtol=1e-12)
+    np.testing.assert_allclose(solve(Squares(A), Newton(), guess=-A).value, -np.sqrt(A), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +148,7 @@ def test_guess(x64):
         (lambda: solve(Squares(A), SquareRoot(), guess=A), "SquareRoot computes its answer directly.*leave guess out"),
         (lambda: solve(Squares(A), SquareRoot(), max_steps=3), "SquareRoot does not iterate: leave max_steps out"),
         (lambda: solve(3.0), "float has no default method: pass one"),
-        (lambda: solve(Squares(np.ones((2, 2)))), "one axis, please"),
+        (lambda: solve(Squares(np.ones((2, 2))), Newton()), "one axis, please"),
     ],
 )
 def test_refusals(call, message):
@@ -169,13 +166,13 @@ def test_key(x64):
 
 
 def test_traced_arguments_keep_their_precision(x64):
-    result = jax.jit(lambda a: solve(Squares(a)))(jnp.asarray(A))
+    result = jax.jit(lambda a: solve(Squares(a), Newton()))(jnp.asarray(A))
     assert result.value.dtype == (jnp.float64 if x64 else jnp.float32)
     assert int(result.result) == Result.CONVERGED
     if x64:
         single = jax.jit(lambda a: solve(Squares(a), Newton(tolerance=1e-5)))(jnp.asarray(A, jnp.float32))
         assert single.value.dtype == jnp.float32
-    limited = jax.jit(lambda a: solve(Squares(a), max_steps=1))(jnp.asarray(A))
+    limited = jax.jit(lambda a: solve(Squares(a), Newton(), max_steps=1))(jnp.asarray(A))
     assert int(limited.result) == Result.ITERATION_LIMIT
 
 
@@ -212,5 +209,5 @@ def test_numbers_compile_nothing(x64):
             solve(Squares(A + shift), Newton(tolerance=1e-8, shift=shift))
     assert compilations.count == 0
     with counted_compilations() as compilations:
-        solve(Squares(np.ones(7 + x64)))  # a new shape
+        solve(Squares(np.ones(7 + x64)), Newton())  # a new shape
     assert compilations.count > 0

@@ -93,7 +93,7 @@ def rollouts(mdp, steps, number, seed=0):
 @against(
     lambda: evaluated("average").details.gain,
     initial_law=lambda: PLAIN.initial @ PER_STEP,
-    uniform_law=lambda: PER_STEP.mean(),
+    without_policy=lambda: PLAIN.mean_rewards().mean(),
 )
 def test_gain_is_what_a_long_rollout_earns(implementation):
     means = rollouts(with_criterion(PLAIN, "average"), 2_000, 64)[:, 100:].mean(axis=1)

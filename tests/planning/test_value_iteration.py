@@ -179,7 +179,9 @@ def test_frozen_lake_in_a_hundred_steps():
 def test_frozen_lake_until_termination():
     """The entropy form pays for staying alive: its values grow like the logarithm of the sweeps, for ever."""
     mdp = frozen_lake(criterion=UntilTermination())
-    with pytest.raises(SolverError, match="pays for staying alive; prior='uniform' does not") as caught:
+    with pytest.raises(
+        SolverError, match="pays for staying alive: lower its temperature or take prior='uniform'"
+    ) as caught:
         solve(mdp, SoftValueIteration(temperature=0.1))
     assert caught.value.result is Result.NOT_CONVERGED
     kl = solve(mdp, SoftValueIteration(temperature=0.003, prior="uniform"))

@@ -136,7 +136,10 @@ def _log_sum(log_weights):
 
 @jax.custom_jvp
 def _soft_maximum(f, log_base, temperature):
-    return jax.lax.cond(jnp.isinf(temperature), _hot_value, _warm_value, f, log_base, temperature)
+    _, gap = _largest(f, log_base)
+    widest = jnp.max(jnp.where(jnp.isneginf(log_base), 0.0, -gap), initial=0.0)
+    regime = jnp.where(jnp.isinf(temperature), 2, jnp.where(temperature > widest, 1, 0)).astype(jnp.int32)
+    return jax.lax.switch(regime, (_warm_value, _hot_value, _infinite_value), f, log_base, temperature)
 
 
 def _warm_value(f, log_base, temperature):
@@ -146,13 +149,28 @@ def _warm_value(f, log_base, temperature):
 
 
 def _hot_value(f, log_base, temperature):
+    """The same where no exponent is below -1: `tau log(1 + <b, expm1(gap / tau)>)`, in which a large temperature does
+    not multiply a rounding."""
+    base, log_mass = _normalized(log_base)
+    top, gap = _largest(f, log_base)
+    fraction = jnp.sum(base * jnp.expm1(gap * _inverse(temperature)[0]), axis=0)
+    value = top[0] + temperature * (log_mass + jnp.log1p(jnp.maximum(fraction, -0.75)))
+    return jnp.where(jnp.isneginf(log_mass), -jnp.inf, value)
+
+
+def _infinite_value(f, log_base, temperature):
     """The mean under the normalized base, plus `inf` times the logarithm of the base's mass."""
+    base, log_mass = _normalized(log_base)
+    value = jnp.sum(base * f, axis=0) + jnp.where(log_mass == 0.0, 0.0, jnp.inf * jnp.sign(log_mass))
+    return jnp.where(jnp.isneginf(log_mass), -jnp.inf, value)
+
+
+def _normalized(log_base):
+    """The base as probabilities, and the logarithm of its mass, 0 where that is a rounding."""
     log_mass = _log_sum(log_base)
     base = jnp.exp(log_base - jnp.where(jnp.isneginf(log_mass), 0.0, log_mass)[None])
-    rounding = 8 * jnp.finfo(f.dtype).eps * f.shape[0]
-    excess = jnp.where(jnp.abs(log_mass) <= rounding, 0.0, log_mass)
-    value = jnp.sum(base * f, axis=0) + jnp.where(excess == 0.0, 0.0, jnp.inf * jnp.sign(excess))
-    return jnp.where(jnp.isneginf(log_mass), -jnp.inf, value)
+    rounding = 8 * jnp.finfo(log_base.dtype).eps * log_base.shape[0]
+    return base, jnp.where(jnp.abs(log_mass) <= rounding, 0.0, log_mass)
 
 
 @_soft_maximum.defjvp

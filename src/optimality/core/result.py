@@ -44,8 +44,9 @@ _SENTENCES = {
     Result.ITERATION_LIMIT: ("Stopped at the iteration limit while still improving: raise max_steps or the tolerance."),
     Result.NOT_CONVERGED: (
         "The iteration does not approach a fixed point: the value grows without bound or oscillates. "
-        "Where episodes need never end, use a discount below one, a finite horizon, or a lower temperature "
-        "(the entropy form pays for staying alive; prior='uniform' does not)."
+        "Use a smaller discount or a finite horizon. The entropy form pays for staying alive: lower its temperature or "
+        "take prior='uniform'. Exact inference has no evidence where rewards outweigh the chance of ending: raise its "
+        "temperature."
     ),
     Result.NON_FINITE: "A value became infinite or NaN: look for rewards or probabilities of extreme size.",
     Result.INFEASIBLE: "No solution satisfies the constraints: loosen a bound or allow slack.",

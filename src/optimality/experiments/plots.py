@@ -23,6 +23,7 @@ _STYLE: Any = {
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#e5e7eb",
     "legend.frameon": False,
     "svg.hashsalt": "optimality",
@@ -183,7 +184,7 @@ def plot_temperature_sweep(
         evidence, bound = sweep.temperature * sweep.log_evidence, sweep.temperature * np.asarray(sweep.elbo)
         axes[2].plot(sweep.temperature, evidence, color=GREEN, label="temperature x log p(O)", linewidth=1.4)
         axes[2].plot(sweep.temperature, bound, color=ORANGE, label="its bound, true dynamics", linewidth=1.2)
-        axes[2].set(title="evidence in reward units (uniform prior)", xlabel="temperature")
+        axes[2].set(title="evidence in reward units", xlabel="temperature")
         axes[2].legend(fontsize=7.5)
     for axis in axes:
         axis.set_xscale("log")

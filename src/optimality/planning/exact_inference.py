@@ -141,20 +141,42 @@ def posterior_dynamics(
 
 
 def _posterior_dynamics(problem, values, temperature):
+    def row(law: Law, running, ended):
+        return jnp.zeros(problem.shape[0], running.dtype).at[law.successor].add(running)
+
+    return _for_each_pair(row, problem, values, temperature)
+
+
+def luck(problem: TabularMDP, values: Float[Array, " states"], temperature: Real) -> Float[Array, "states actions"]:
+    """Total variation between the posterior and the true law of each pair's outcomes, endings told apart by where and
+    for what reward they end; `values` are those of the next step."""
+
+    def distance(law: Law, running, ended):
+        discount = jnp.asarray(problem.discount, running.dtype)
+        true_running = jnp.where(law.terminated, 0.0, discount * law.probability)
+        gap = jnp.abs(running - true_running) + jnp.abs(ended - (law.probability - true_running))
+        return 0.5 * jnp.sum(gap)
+
+    return _for_each_pair(distance, problem, values, temperature)
+
+
+def _for_each_pair(function, problem, values, temperature):
+    """`function(law, running, ended)` of every pair: its outcomes, and the posterior probabilities that each happens
+    and the episode goes on, or is over."""
     values = jnp.asarray(values)
     risk = 1.0 / jnp.asarray(temperature, values.dtype)
     discount = jnp.asarray(problem.discount, values.dtype)
-    ahead = discounted(values, discount, risk)
+    ahead, chance = discounted(values, discount, risk), going_on(values, discount, risk)
     states, actions = problem.shape
 
-    def row(state, action):
+    def pair(state, action):
         law: Law = problem.model.law(state, action)
         worth = law.deviation + jnp.where(law.terminated, 0.0, ahead[law.successor])
-        tilted_law = jnp.exp(gibbs(risk * worth, 1.0, jnp.log(law.probability)))
-        running = jnp.where(law.terminated, 0.0, tilted_law * going_on(values, discount, risk)[law.successor])
-        return jnp.zeros(states, values.dtype).at[law.successor].add(running)
+        posterior = jnp.exp(gibbs(risk * worth, 1.0, jnp.log(law.probability)))
+        running = jnp.where(law.terminated, 0.0, posterior * chance[law.successor])
+        return function(law, running, posterior - running)
 
-    return jax.vmap(lambda s: jax.vmap(lambda a: row(s, a))(jnp.arange(actions)))(jnp.arange(states))
+    return jax.vmap(lambda s: jax.vmap(lambda a: pair(s, a))(jnp.arange(actions)))(jnp.arange(states))
 
 
 _posterior_dynamics_compiled = jax.jit(_posterior_dynamics)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from optimality.core.numerics import Real, cast_floats, precision
 from optimality.core.solve import Solution, solve
-from optimality.planning.exact_inference import ExactInference, posterior_dynamics
+from optimality.planning.exact_inference import ExactInference, luck, posterior_dynamics
 from optimality.planning.policy_evaluation import PolicyEvaluation, UnderPolicy
 from optimality.planning.variational_inference import VariationalInference
 from optimality.problems.criterion import FiniteHorizon
@@ -43,7 +43,7 @@ class Optimism(eqx.Module):
     """`p(s', running | s, a, O)` at the first step."""
     true_dynamics: Float[Array | np.ndarray, "states actions successors"]
     distance: Float[Array | np.ndarray, "states actions"]
-    """Total variation between the two rows, endings counted as one more successor."""
+    """Total variation between believed and true outcomes of each pair, 0 for pairs that are not allowed."""
 
 
 def optimism(problem: TabularMDP, temperature: Real = 1.0, prior: Prior = "uniform") -> Optimism:
@@ -57,7 +57,7 @@ def optimism(problem: TabularMDP, temperature: Real = 1.0, prior: Prior = "unifo
     with precision(np.float64):
         believed = posterior_dynamics(problem, ahead, temperature)
         true = np.asarray(problem.dense()) * float(problem.discount)
-    gap = np.abs(believed - true).sum(axis=-1) + np.abs(believed.sum(axis=-1) - true.sum(axis=-1))
+        distance = np.asarray(_luck(*cast_floats((problem, ahead, temperature), np.float64)))
     beliefs = []
     for solution, evidence in ((exact, exact.details.log_evidence), (restricted, restricted.details.elbo)):
         evaluated = solve(UnderPolicy(problem, solution.policy), PolicyEvaluation(temperature=temperature, prior=prior))
@@ -67,7 +67,7 @@ def optimism(problem: TabularMDP, temperature: Real = 1.0, prior: Prior = "unifo
         believed_return = posterior_return(problem, temperature, prior) if solution is exact else true_return
         objective = float(evidence) * float(temperature)
         beliefs.append(Belief(solution, objective, true_objective, believed_return, true_return))
-    distance = np.where(np.asarray(problem.allowed), 0.5 * gap, 0.0)
+    distance = np.where(np.asarray(problem.allowed), distance, 0.0)
     return Optimism(beliefs[0], beliefs[1], believed, true, distance)
 
 
@@ -81,4 +81,5 @@ def _log_evidence(problem, inverse, prior):
     return ExactInference(temperature=1.0 / inverse, prior=prior).compute(problem).details.log_evidence
 
 
+_luck = jax.jit(luck)
 _derivative = jax.jit(jax.grad(_log_evidence, argnums=1), static_argnums=2)

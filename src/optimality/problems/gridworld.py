@@ -23,8 +23,8 @@ def gridworld(
     """A walk on a map.
 
     Args:
-        map: rows separated by `/` or line ends. `S` first state (several: uniform over them), `G` goal and `H` hole
-            (entering either ends the episode), `#` wall, `.` or `F` floor.
+        map: rows separated by `/` or line ends. `S` first state (several: uniform over them; none: over the floor),
+            `G` goal and `H` hole (entering either ends the episode), `#` wall, `.` or `F` floor.
         slip: probability of going sideways instead, half to each side.
         step_reward: paid for every move.
         goal_reward: paid on entering a goal, on top.
@@ -44,11 +44,12 @@ def gridworld(
         raise ValueError(f"slip must be a probability, but {slip} was given.")
     cells = [(r, c) for r, row in enumerate(rows) for c, label in enumerate(row) if label != "#"]
     state_of = {cell: state for state, cell in enumerate(cells)}
-    if not cells:
-        raise ValueError("the map has no cell to stand on: every character is a wall.")
-    starts = [state_of[cell] for cell in cells if rows[cell[0]][cell[1]] == "S"]
+    floor = [state_of[cell] for cell in cells if rows[cell[0]][cell[1]] not in "GH"]
+    if not floor:
+        raise ValueError("the map has no cell to stand on: every character is a wall, a goal or a hole.")
+    starts = [state_of[cell] for cell in cells if rows[cell[0]][cell[1]] == "S"] or floor
     initial = np.zeros(len(cells))
-    initial[starts or slice(None)] = 1.0 / (len(starts) or len(cells))
+    initial[starts] = 1.0 / len(starts)
 
     outcomes = []
     for cell, state in state_of.items():

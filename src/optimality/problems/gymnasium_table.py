@@ -21,6 +21,8 @@ def read_table(
 ) -> TabularMDP:
     """Reads the model of a Gymnasium environment that has `P` (FrozenLake, CliffWalking, Taxi and their like).
 
+    The table is the innermost environment's: wrappers that change rewards or observations do not change it.
+
     Args:
         environment: an id for `gymnasium.make`, or a constructed environment.
         criterion: what is to be maximized; by default the time limit, registered or put around it (`TimeLimit`), as

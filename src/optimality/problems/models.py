@@ -182,7 +182,7 @@ class DenseModel(AbstractModel):
         return jnp.einsum("as,ast->t", mass, law[..., : law.shape[1]])
 
     def push_log(self, log_mass, risk=0.0):
-        log_joint = jnp.asarray(log_mass)[..., None] + jnp.log(jnp.asarray(self.probability))
+        log_joint = jnp.asarray(log_mass)[..., None] + _log(self.probability)
         if self.deviation is not None:
             log_joint += jnp.asarray(risk, log_joint.dtype) * jnp.asarray(self.deviation)
         return jax.nn.logsumexp(log_joint, axis=(0, 1))
@@ -208,7 +208,7 @@ class DenseModel(AbstractModel):
         return self.deviation is not None or (self.ending is not None and self.ending.deviation is not None)
 
     def outcomes(self, values):
-        log_p = jnp.log(jnp.asarray(self.probability))
+        log_p = _log(self.probability)
         worth = jnp.broadcast_to(values[None, None, :], log_p.shape)
         worth = worth if self.deviation is None else worth + jnp.asarray(self.deviation)
         if self.ending is not None:
@@ -243,7 +243,7 @@ class SuccessorModel(AbstractModel):
     def push_log(self, log_mass, risk=0.0):
         lists, (states, _) = self.going_on, self.shape
         successor = jnp.asarray(lists.successor)
-        log_joint = jnp.asarray(log_mass)[None] + jnp.log(jnp.asarray(lists.probability))
+        log_joint = jnp.asarray(log_mass)[None] + _log(lists.probability)
         if lists.deviation is not None:
             log_joint += jnp.asarray(risk, log_joint.dtype) * jnp.asarray(lists.deviation)
         top = jnp.full(states, -jnp.inf, log_joint.dtype).at[successor].max(log_joint)
@@ -280,7 +280,7 @@ class SuccessorModel(AbstractModel):
 
     def outcomes(self, values):
         lists = self.going_on
-        log_p = jnp.log(jnp.asarray(lists.probability))
+        log_p = _log(lists.probability)
         worth = values[jnp.asarray(lists.successor)]
         worth = worth if lists.deviation is None else worth + jnp.asarray(lists.deviation)
         if self.ending is not None:
@@ -289,8 +289,15 @@ class SuccessorModel(AbstractModel):
         return worth, log_p, 0
 
 
+def _log(probability) -> Array:
+    """`-inf` at 0, with derivative 0 there instead of infinity times nothing."""
+    probability = jnp.asarray(probability)
+    possible = probability > 0.0
+    return jnp.where(possible, jnp.log(jnp.where(possible, probability, 1.0)), -jnp.inf)
+
+
 def _ending_outcomes(ending: OutcomeLists):
-    log_p = jnp.log(jnp.asarray(ending.probability))
+    log_p = _log(ending.probability)
     return log_p, jnp.zeros_like(log_p) if ending.deviation is None else jnp.asarray(ending.deviation)
 
 

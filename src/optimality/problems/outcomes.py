@@ -34,12 +34,8 @@ class Outcomes(NamedTuple):
         return cls(*(np.asarray(column, kind) for column, kind in zip(columns, kinds, strict=True)))
 
 
-def check_outcomes(outcomes: Outcomes, states: int, actions: int, allowed: np.ndarray) -> None:
-    """Raises `ValueError` for what is not a model, naming the first place and the size of the fault."""
-
-    def place(i: int) -> str:
-        return f"state {outcomes.state[i]}, action {outcomes.action[i]}"
-
+def check_indices(outcomes: Outcomes, states: int, actions: int) -> None:
+    """Raises `ValueError` for a state or an action that there is not."""
     for name, index, size in (
         ("state", outcomes.state, states),
         ("action", outcomes.action, actions),
@@ -48,6 +44,14 @@ def check_outcomes(outcomes: Outcomes, states: int, actions: int, allowed: np.nd
         bad = np.flatnonzero((index < 0) | (index >= size))
         if bad.size:
             raise ValueError(f"{name} {index[bad[0]]} is outside 0..{size - 1}.")
+
+
+def check_outcomes(outcomes: Outcomes, states: int, actions: int, allowed: np.ndarray) -> None:
+    """Raises `ValueError` for what is not a model, naming the first place and the size of the fault."""
+
+    def place(i: np.integer) -> str:
+        return f"state {outcomes.state[i]}, action {outcomes.action[i]}"
+
     bad = np.flatnonzero(~np.isfinite(outcomes.probability) | (outcomes.probability < 0.0))
     if bad.size:
         i = bad[0]

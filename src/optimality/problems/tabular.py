@@ -13,7 +13,14 @@ from optimality.core.numerics import Real, is_traced
 from optimality.problems.criterion import AverageReward, Criterion, FiniteHorizon, discounted, going_on
 from optimality.problems.grid_map import GridMap
 from optimality.problems.models import AbstractModel
-from optimality.problems.outcomes import Outcomes, build_model, check_outcomes, flatten, mean_reward
+from optimality.problems.outcomes import (
+    Outcomes,
+    build_model,
+    check_indices,
+    check_outcomes,
+    flatten,
+    mean_reward,
+)
 
 Prior = Literal["none", "uniform", "problem"]
 
@@ -41,14 +48,13 @@ class TabularMDP(eqx.Module):
 
     def __check_init__(self):
         states, actions = self.shape
-        for name, array, shape in (
-            ("reward", self.reward, (states, actions)),
-            ("initial", self.initial, (states,)),
-            ("allowed", self.allowed, (states, actions)),
-            ("log_prior", self.log_prior, (states, actions)),
-        ):
-            if array is not None and array.shape != shape:
-                raise ValueError(f"{name} has shape {array.shape}, but the model needs {shape}.")
+        _check_fields(
+            self.criterion,
+            reward=(self.reward, (states, actions)),
+            initial=(self.initial, (states,)),
+            allowed=(self.allowed, (states, actions)),
+            log_prior=(self.log_prior, (states, actions)),
+        )
         if isinstance(self.criterion, FiniteHorizon):
             given = np.shape(self.criterion.terminal_reward)
             if given not in ((), (states,)):
@@ -102,30 +108,27 @@ class TabularMDP(eqx.Module):
         `initial` is a state or a distribution, by default uniform; `allowed` a boolean `[S, A]`, by default the pairs
         that have outcomes. Raises `ValueError` for anything that is not a problem, saying where and by how much.
         """
-        if criterion is None:
-            raise ValueError(
-                "criterion is missing: say what is to be maximized, one of FiniteHorizon(horizon), "
-                "Discounted(discount), AverageReward(), UntilTermination()."
-            )
         outcomes = outcomes if isinstance(outcomes, Outcomes) else Outcomes.of(list(outcomes))
         if states is None:
             states = int(max(outcomes.state.max(), outcomes.successor.max())) + 1
         actions = int(outcomes.action.max()) + 1 if actions is None else actions
+        check_indices(outcomes, states, actions)
         if allowed is None:
             count = np.bincount(outcomes.state * actions + outcomes.action, minlength=states * actions)
             allowed = count.reshape(states, actions) > 0
-        allowed = np.asarray(allowed, bool)
-        if allowed.shape != (states, actions):
-            raise ValueError(f"allowed has shape {allowed.shape}, but the model needs {(states, actions)}.")
+        allowed, initial = np.asarray(allowed, bool), _distribution(initial, states)
+        log_prior = None if log_prior is None else np.asarray(log_prior, np.float64)
+        pairs = states, actions
+        _check_fields(criterion, initial=(initial, (states,)), allowed=(allowed, pairs), log_prior=(log_prior, pairs))
         check_outcomes(outcomes, states, actions, allowed)
         reward, deviation = mean_reward(outcomes, states, actions)
         return cls(
             build_model(outcomes, deviation, states, actions, form),
             reward,
-            _distribution(initial, states),
-            criterion,
+            initial,
+            criterion,  # pyright: ignore[reportArgumentType]  (None was refused, with the way out)
             allowed,
-            None if log_prior is None else np.asarray(log_prior, np.float64),
+            log_prior,
             grid,
             name,
         )
@@ -291,6 +294,18 @@ class TabularMDP(eqx.Module):
         ended = outcomes.successor[offered & outcomes.terminated & acting[outcomes.state]]
         acting[ended] = True
         return np.flatnonzero(~acting)
+
+
+def _check_fields(criterion: Any, **fields: tuple[Any, tuple[int, ...]]) -> None:
+    """Raises `ValueError` for a missing criterion or an array of another shape than the one beside it."""
+    if not isinstance(criterion, Criterion):
+        raise ValueError(
+            f"criterion is missing ({criterion!r} was given): say what is to be maximized, one of "
+            "FiniteHorizon(horizon), Discounted(discount), AverageReward(), UntilTermination()."
+        )
+    for name, (array, shape) in fields.items():
+        if array is not None and array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}, but the model needs {shape}.")
 
 
 def _distribution(initial: Any, states: int) -> np.ndarray:

@@ -1,0 +1,117 @@
+"""What the pages show and nobody types: figures, tables, and the output of commands. Run by the build."""
+
+import contextlib
+import importlib
+import io
+import os
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+import optimality as ox
+from optimality import registry
+from optimality.cli.main import main
+from optimality.experiments import plots
+from optimality.experiments.report import to_svg
+from optimality.experiments.temperature_sweep import TemperatureSweep, temperature_sweep, temperatures_for
+
+SHOWN = (1.0, 0.1, 0.01, 0.003, 0.001)
+COMMANDS = {
+    "help.txt": ["--help"],
+    "solve_help.txt": ["solve", "--help"],
+    "list.txt": ["list"],
+    "soft_value_iteration_help.txt": ["solve", "FrozenLake-v1", "soft-value-iteration", "--help"],
+    "unknown_problem.txt": ["solve", "FrozenLake"],
+    "first_plan.txt": ["solve", "FrozenLake-v1"],
+}
+
+
+def make_all(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, text in {**pictures_and_tables(), **transcripts()}.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def transcripts() -> dict[str, str]:
+    """What each command prints, in a folder of its own."""
+    out = {}
+    for name, arguments in COMMANDS.items():
+        printed = io.StringIO()
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            contextlib.chdir(folder),
+            mock.patch.dict(os.environ, {"NO_COLOR": "1", "COLUMNS": "88", "TERM": "dumb"}),
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+            contextlib.suppress(SystemExit),
+        ):
+            main(arguments)
+        out[name] = "\n".join(line.rstrip() for line in printed.getvalue().splitlines()) + "\n"
+    return out
+
+
+def pictures_and_tables() -> dict[str, str]:
+    lake = ox.TabularMDP.from_gymnasium("FrozenLake-v1")
+    soft = ox.solve(lake, ox.SoftValueIteration())
+    optimum = float(lake.initial @ ox.solve(lake, ox.ValueIteration()).value[0])
+    sweep = temperature_sweep(lake, np.sort(np.append(temperatures_for(lake), SHOWN)))
+    figures = {
+        "lake_map": plots.plot_map(lake, soft.value, soft.policy),
+        "lake_time": plots.plot_value_in_time(soft.value, lake.initial),
+        "lake_sweep": plots.plot_temperature_sweep(sweep, optimum=optimum, temperature=0.003),
+        "lake_optimism": plots.plot_optimism(lake, ox.optimism(lake, 0.1)),
+    }
+    drawn = {f"{name}.svg": to_svg(figure, f"{name}-") for name, figure in figures.items() if figure is not None}
+    return {
+        **drawn,
+        "forms.md": forms(sweep),
+        "exports.md": exports(),
+        "criteria.md": criteria(),
+        "results.md": results(),
+    }
+
+
+def forms(sweep: TemperatureSweep) -> str:
+    """Return and entropy of both forms on FrozenLake at a few temperatures."""
+    rows = [
+        "| temperature | return, entropy form | entropy, nats | return, KL form | entropy, nats |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for temperature in SHOWN:
+        at = int(np.argmin(np.abs(sweep.temperature - temperature)))
+        entropy_form = f"{sweep.entropy_form_return[at]:.3f} | {sweep.entropy_form_entropy[at]:.2f}"
+        kl_form = f"{sweep.kl_form_return[at]:.3f} | {sweep.kl_form_entropy[at]:.2f}"
+        rows.append(f"| {temperature:g} | {entropy_form} | {kl_form} |")
+    return "\n".join(rows) + "\n"
+
+
+def exports() -> str:
+    """What `import optimality as ox` offers, by page."""
+    rows = ["| name | where it is described |", "| --- | --- |"]
+    for name, module in registry.EXPORTS.items():
+        folder = module.split(".")[1]
+        rows.append(f"| `ox.{name}` | [{module}]({folder}.md) |")
+    return "\n".join(rows) + "\n"
+
+
+def criteria() -> str:
+    """Which criteria each method takes, from the classes."""
+    names = [entry.attribute for entry in registry.CRITERIA]
+    rows = ["| method | " + " | ".join(f"`{name}`" for name in names) + " |", "| --- |" + " :---: |" * len(names)]
+    for entry in (*registry.METHODS, *registry.EVALUATION):
+        accepts = {kind.__name__ for kind in getattr(importlib.import_module(entry.module), entry.attribute).accepts}
+        rows.append(f"| `{entry.attribute}` | " + " | ".join("yes" if n in accepts else "" for n in names) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def results() -> str:
+    """Every way in which a computation can end, with its sentence."""
+    rows = ["| result | sentence |", "| --- | --- |"]
+    rows += [f"| `{result.name}` | {result.sentence} |" for result in ox.Result]
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    make_all(Path(__file__).parent / "_generated")
