@@ -15,7 +15,7 @@ import scipy.stats
 
 from clauses import against
 from optimality.core.numerics import cast_floats
-from optimality.environments.acrobot import Acrobot
+from optimality.environments.acrobot import Acrobot, rates
 from optimality.environments.cartpole import CartPole
 from optimality.environments.mountain_car import MountainCar
 from optimality.environments.mountain_car_continuous import MountainCarContinuous
@@ -213,7 +213,7 @@ class UnpaidAtEnd(CartPole):
 
 class EulerRule(Acrobot):
     def step(self, key, state, action):
-        new = state + 0.2 * self._rates(state, jnp.asarray(action - 1, state.dtype))
+        new = state + 0.2 * rates(self, state, jnp.asarray(action - 1, state.dtype))
         return Acrobot(time_step=0.0).step(key, new, action)
 
 

@@ -6,6 +6,7 @@ step of the classical fourth-order Runge-Kutta rule. As `Acrobot-v1` of Gymnasiu
 
 import math
 from dataclasses import KW_ONLY
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -67,37 +68,16 @@ class Acrobot(AbstractEnvironment):
         noise = jax.random.uniform(key, (), state.dtype, -1.0, 1.0) * p.torque_noise_max
         torque = (jnp.asarray(action, state.dtype) - 1.0) * p.torque + noise
         h = p.time_step
-        k1 = p._rates(state, torque)
-        k2 = p._rates(state + h / 2 * k1, torque)
-        k3 = p._rates(state + h / 2 * k2, torque)
-        k4 = p._rates(state + h * k3, torque)
+        k1 = rates(p, state, torque)
+        k2 = rates(p, state + h / 2 * k1, torque)
+        k3 = rates(p, state + h / 2 * k2, torque)
+        k4 = rates(p, state + h * k3, torque)
         moved = state + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
         speed_1 = jnp.clip(moved[2], -p.max_speed_1, p.max_speed_1)
         speed_2 = jnp.clip(moved[3], -p.max_speed_2, p.max_speed_2)
         new = jnp.stack([_wrap(moved[0]), _wrap(moved[1]), speed_1, speed_2])
         terminated = -jnp.cos(new[0]) - jnp.cos(new[1] + new[0]) > 1.0
         return new, _observe(new), terminated.astype(state.dtype) - 1.0, terminated, jnp.zeros((), bool)
-
-    def _rates(self, state: State, torque: Float[Array, ""]) -> State:
-        """Time derivative of the state."""
-        theta_1, theta_2, speed_1, speed_2 = state
-        m1, m2, l1, c1, c2, inertia = self.mass_1, self.mass_2, self.length, self.center_1, self.center_2, self.inertia
-        cos, sin = jnp.cos(theta_2), jnp.sin(theta_2)
-        d1 = m1 * c1**2 + m2 * (l1**2 + c2**2 + 2 * l1 * c2 * cos) + 2 * inertia
-        d2 = m2 * (c2**2 + l1 * c2 * cos) + inertia
-        phi2 = m2 * c2 * self.gravity * jnp.cos(theta_1 + theta_2 - math.pi / 2)
-        phi1 = (
-            -m2 * l1 * c2 * speed_2**2 * sin
-            - 2 * m2 * l1 * c2 * speed_2 * speed_1 * sin
-            + (m1 * c1 + m2 * l1) * self.gravity * jnp.cos(theta_1 - math.pi / 2)
-            + phi2
-        )
-        drive = torque + d2 / d1 * phi1 - phi2
-        if self.book:
-            drive = drive - m2 * l1 * c2 * speed_1**2 * sin
-        acceleration_2 = drive / (m2 * c2**2 + inertia - d2**2 / d1)
-        acceleration_1 = -(d2 * acceleration_2 + phi1) / d1
-        return jnp.stack([speed_1, speed_2, acceleration_1, acceleration_2])
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -114,6 +94,29 @@ class Acrobot(AbstractEnvironment):
 
     def action_mask(self, state: State) -> None:
         return None
+
+
+def rates(parameters: Any, state: State, torque: Float[Array, ""]) -> State:
+    """Time derivative of the state; `parameters` is an `Acrobot` of the precision of the state."""
+    theta_1, theta_2, speed_1, speed_2 = state
+    p = parameters
+    m1, m2, l1, c1, c2, inertia = p.mass_1, p.mass_2, p.length, p.center_1, p.center_2, p.inertia
+    cos, sin = jnp.cos(theta_2), jnp.sin(theta_2)
+    d1 = m1 * c1**2 + m2 * (l1**2 + c2**2 + 2 * l1 * c2 * cos) + 2 * inertia
+    d2 = m2 * (c2**2 + l1 * c2 * cos) + inertia
+    phi2 = m2 * c2 * p.gravity * jnp.cos(theta_1 + theta_2 - math.pi / 2)
+    phi1 = (
+        -m2 * l1 * c2 * speed_2**2 * sin
+        - 2 * m2 * l1 * c2 * speed_2 * speed_1 * sin
+        + (m1 * c1 + m2 * l1) * p.gravity * jnp.cos(theta_1 - math.pi / 2)
+        + phi2
+    )
+    drive = torque + d2 / d1 * phi1 - phi2
+    if p.book:
+        drive = drive - m2 * l1 * c2 * speed_1**2 * sin
+    acceleration_2 = drive / (m2 * c2**2 + inertia - d2**2 / d1)
+    acceleration_1 = -(d2 * acceleration_2 + phi1) / d1
+    return jnp.stack([speed_1, speed_2, acceleration_1, acceleration_2])
 
 
 def _wrap(angle: Float[Array, ""]) -> Float[Array, ""]:

@@ -11,6 +11,7 @@ With force F, pole angle theta (0 is upright), masses m of the pole and M in tot
 
 import math
 from dataclasses import KW_ONLY
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -73,20 +74,17 @@ class CartPole(AbstractEnvironment):
         if self.semi_implicit:
             x_dot, theta_dot = new_x_dot, new_theta_dot
         new = jnp.stack([x + p.time_step * x_dot, new_x_dot, theta + p.time_step * theta_dot, new_theta_dot])
-        terminated = p._fallen(new)
+        terminated = _fallen(p, new)
         # Gymnasium pays nothing for a fallen pole that stays fallen; only a driver that goes on too long sees it.
         if self.sutton_barto_reward:
             reward = -terminated.astype(state.dtype)
         else:
-            reward = 1.0 - (terminated & p._fallen(state)).astype(state.dtype)
+            reward = 1.0 - (terminated & _fallen(p, state)).astype(state.dtype)
         return new, new, reward, terminated, jnp.zeros((), bool)
-
-    def _fallen(self, state: State) -> Bool[Array, ""]:
-        return (jnp.abs(state[0]) > self.position_limit) | (jnp.abs(state[2]) > self.angle_limit)
 
     @property
     def observation_space(self) -> spaces.Box:
-        high = np.array([2 * self.position_limit, np.inf, 2 * self.angle_limit, np.inf], np.float32)
+        high = np.array([2 * float(self.position_limit), np.inf, 2 * float(self.angle_limit), np.inf], np.float32)
         return spaces.Box(-high, high, dtype=np.float32)
 
     @property
@@ -99,3 +97,7 @@ class CartPole(AbstractEnvironment):
 
     def action_mask(self, state: State) -> None:
         return None
+
+
+def _fallen(parameters: Any, state: State) -> Bool[Array, ""]:
+    return (jnp.abs(state[0]) > parameters.position_limit) | (jnp.abs(state[2]) > parameters.angle_limit)

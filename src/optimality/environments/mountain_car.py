@@ -59,8 +59,9 @@ class MountainCar(AbstractEnvironment):
 
     @property
     def observation_space(self) -> spaces.Box:
-        low = np.array([self.min_position, -self.max_speed], np.float32)
-        return spaces.Box(low, np.array([self.max_position, self.max_speed], np.float32), dtype=np.float32)
+        speed = float(self.max_speed)
+        low, high = [float(self.min_position), -speed], [float(self.max_position), speed]
+        return spaces.Box(np.array(low, np.float32), np.array(high, np.float32), dtype=np.float32)
 
     @property
     def action_space(self) -> spaces.Discrete:
@@ -76,8 +77,8 @@ class MountainCar(AbstractEnvironment):
 
 def rest_in_valley(key: PRNGKeyArray, low: Real, high: Real) -> State:
     """At rest, the position uniform from `low` to `high`; shared with the continuous version."""
-    low, high = cast_floats((low, high), jnp.float32)
-    position = low + (high - low) * jax.random.uniform(key, (), jnp.float32)
+    low_, high_ = jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)
+    position = low_ + (high_ - low_) * jax.random.uniform(key, (), jnp.float32)
     return jnp.stack([position, jnp.zeros((), jnp.float32)])
 
 

@@ -63,8 +63,9 @@ class MountainCarContinuous(AbstractEnvironment):
 
     @property
     def observation_space(self) -> spaces.Box:
-        low = np.array([self.min_position, -self.max_speed], np.float32)
-        return spaces.Box(low, np.array([self.max_position, self.max_speed], np.float32), dtype=np.float32)
+        speed = float(self.max_speed)
+        low, high = [float(self.min_position), -speed], [float(self.max_position), speed]
+        return spaces.Box(np.array(low, np.float32), np.array(high, np.float32), dtype=np.float32)
 
     @property
     def action_space(self) -> spaces.Box:
