@@ -31,7 +31,7 @@ class EnvironmentFailure(RuntimeError):
     """An environment raised, gave NaN, or changed its shape; the message names it, the step and the value."""
 
 
-def as_vector(environment: Source, number: int | None = None, **options: Any) -> VectorEnv:
+def as_vector(environment: Source | Any, number: int | None = None, **options: Any) -> VectorEnv:
     """Any source of environments as a vector environment.
 
     Args:
@@ -79,10 +79,10 @@ def _copies(environment: Any, number: int, options: dict[str, Any]) -> list[gymn
         return [environment]
     if not callable(environment):
         raise TypeError(
-            f"{type(environment).__name__} is no environment: pass an id of Gymnasium, a gymnasium.Env, a function that "
-            "constructs one, a gymnasium.vector.VectorEnv, or one of optimality's environments."
+            f"{type(environment).__name__} is no environment: pass an id of Gymnasium, a gymnasium.Env, a function "
+            "that constructs one, a gymnasium.vector.VectorEnv, or one of optimality's environments."
         )
-    copies = [environment() for _ in range(number)]
+    copies: list[Any] = [environment() for _ in range(number)]
     for copy in copies:
         if not isinstance(copy, gymnasium.Env):
             raise TypeError(f"the function must construct a gymnasium.Env, but it returned {type(copy).__name__}.")

@@ -3,7 +3,7 @@
 environment = GymnasiumEnvironment("CartPole-v1", 8)
 observation, mask = environment.reset(seed=0)
 moved = environment.step(action)                    # true next observations, fakes marked
-observation, mask = environment.restart(moved)      # fresh rows where episodes ended; what to act on next
+observation, mask = environment.restart()           # fresh rows where episodes ended; what to act on next
 """
 
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ class GymnasiumEnvironment:
     `gymnasium_spaces`. `mode` is the autoreset mode, `time_limit` None where it is not known.
     """
 
-    def __init__(self, environment: Source, number: int | None = None, **options: Any):
+    def __init__(self, environment: Source | Any, number: int | None = None, **options: Any):
         self.vector = as_vector(environment, number, **options)
         self.number = self.vector.num_envs
         self.mode = autoreset_mode(self.vector)
@@ -95,8 +95,8 @@ class GymnasiumEnvironment:
             self._seen(raw, info)
         return HostMoved(flat, reward, terminated, truncated, valid)
 
-    def restart(self, moved: HostMoved) -> tuple[np.ndarray, np.ndarray | None]:
-        """What to act on next, and which actions it offers: first observations where `moved` ended an episode.
+    def restart(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """What to act on next, and which actions it offers: first observations where an episode ended.
 
         In NEXT_STEP mode they come with the next step, which is no transition there; until then these rows are the
         last observations."""

@@ -56,13 +56,13 @@ def _bounds(space: spaces.Space, path: str) -> tuple[np.ndarray, np.ndarray]:
     else:
         where = f"the part {path} of the observations" if path else "the observation space"
         raise TypeError(
-            f"{where} is {space}, which has no fixed size: supported are Box, Discrete, MultiDiscrete, MultiBinary, and "
-            f"Dict and Tuple of them. Put a gymnasium.ObservationWrapper around the environment that makes it one."
+            f"{where} is {space}, which has no fixed size: supported are Box, Discrete, MultiDiscrete, MultiBinary, "
+            "and Dict and Tuple of them. Put a gymnasium.ObservationWrapper around the environment that makes it one."
         )
     return np.zeros(size, np.float32), np.ones(size, np.float32)
 
 
-def _parts(space: spaces.Dict | spaces.Tuple):
+def _parts(space: Any):
     return space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
 
 

@@ -185,7 +185,7 @@ class ExportedVectorEnv(gymnasium.vector.VectorEnv):
         elif self._state is None:
             raise gymnasium.error.ResetNeeded("the first reset is of all environments: leave reset_mask out.")
         if seed is not None or self._state is None:
-            self._key = _draw_key(self.np_random)
+            self._key, self._time = _draw_key(self.np_random), 0
         self._time += 1
         self._state, self._observation = _reset_vector(
             self.environment, self._key, np.int32(self._time), self._state, self._observation, mask

@@ -51,7 +51,7 @@ class LinearQuadratic(eqx.Module):
     """Covariance of the first state."""
 
     def __post_init__(self):
-        n = self.A.shape[-1]
+        n = _matrix(self.A).shape[-1]  # converters come after
         for name, shape in (("W", (n, n)), ("initial_mean", (n,)), ("initial_covariance", (n, n))):
             if getattr(self, name) is None:
                 setattr(self, name, np.zeros(shape))
