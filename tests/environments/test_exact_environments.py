@@ -169,10 +169,10 @@ PROBES = [kind for _, kind in inspect.getmembers(probes, inspect.isclass) if kin
 def as_table(probe, discount):
     """A discrete probe written down as a table by stepping through it; observations -1, 0, 1 are states 0, 1, 2."""
     actions = int(probe.action_space.n)
-    rows = []
+    rows, step = [], jax.jit(probe.step)
     for observation in (-1.0, 0.0, 1.0):
         for action in range(actions):
-            _, new, reward, terminated, _ = probe.step(KEY, jnp.full(1, observation), action)
+            _, new, reward, terminated, _ = step(KEY, np.full(1, observation, np.float32), action)
             rows.append((int(observation) + 1, action, int(new[0]) + 1, 1.0, float(reward), bool(terminated)))
     return TabularMDP.from_outcomes(rows, criterion=Discounted(discount))
 
@@ -184,7 +184,7 @@ def test_values_of_discrete_probes_are_exact(kind, temperature):
     method = SoftValueIteration(temperature=temperature) if temperature else ValueIteration()
     value = solve(as_table(probe, discount), method).value
     names = inspect.signature(kind.value).parameters
-    _, observations = jax.vmap(probe.reset)(jax.random.split(KEY, 20))
+    _, observations = jax.jit(jax.vmap(probe.reset))(jax.random.split(KEY, 20))
     reached = {float(o) for o in observations[:, 0]} | ({1.0} if kind is probes.DelayedReward else set())
     for observation in reached:
         given = {"observation": observation, "discount": discount}
@@ -205,12 +205,12 @@ def test_values_of_continuous_probes_are_exact(kind, temperature):
         return probe.value(**{n: given[n] for n in names if n in given}, temperature=temperature)
 
     def q(action, observation):
-        state = jnp.full(1, observation)
-        _, new, reward, terminated, _ = step(KEY, state, jnp.full(1, action))
+        state, action = np.full(1, observation, np.float32), np.full(1, action, np.float32)
+        _, new, reward, terminated, _ = step(KEY, state, action)
         return float(reward) + (0.0 if terminated else discount * documented(float(new[0])))
 
     step = jax.jit(probe.step)
-    _, observations = jax.vmap(probe.reset)(jax.random.split(KEY, 20))
+    _, observations = jax.jit(jax.vmap(probe.reset))(jax.random.split(KEY, 20))
     reached = {float(o) for o in observations[:, 0]} | ({1.0} if kind is probes.DelayedReward else set())
     nodes, weights = np.polynomial.legendre.leggauss(20)
     for observation in reached:

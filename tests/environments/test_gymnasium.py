@@ -567,6 +567,21 @@ def test_failures_of_vector_environments(how):
         environment.step(np.ones(2, np.int32))
 
 
+class ShortVector(ExportedVectorEnv):
+    def step(self, actions):
+        observation, *rest = super().step(actions)
+        return observation[:, :2], *rest
+
+
+def test_vector_environments_that_change_shape():
+    environment = GymnasiumEnvironment(ShortVector(Pendulum(), 2))
+    environment.reset(seed=0)
+    with pytest.raises(
+        EnvironmentFailure, match=r"step 1: observations have shape \(2, 2\), but the space has \(2, 3\)"
+    ):
+        environment.step(np.zeros((2, 1), np.float32))
+
+
 def test_the_same_numbers_from_the_twin():
     """The host environment around Gymnasium's CartPole and around ours, from the same states, by the same actions."""
     theirs, ours = GymnasiumEnvironment("CartPole-v1", 2), GymnasiumEnvironment(make("CartPole-v1"), 2)

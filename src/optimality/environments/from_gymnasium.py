@@ -163,7 +163,8 @@ def _watched(copies: list[gymnasium.Env]) -> list[gymnasium.Env]:
 
 
 class _Watched(gymnasium.Wrapper):
-    """Says which environment went wrong, when, and with what."""
+    """Says which environment raised or changed its shape, when, and with what. NaN is looked for in the whole batch,
+    by `GymnasiumEnvironment`, which is cheaper."""
 
     def __init__(self, env: gymnasium.Env, which: str):
         super().__init__(env)
@@ -176,8 +177,8 @@ class _Watched(gymnasium.Wrapper):
         try:
             observation, info = self.env.reset(seed=seed, options=options)
         except Exception as error:
-            raise EnvironmentFailure(f"{self._where} raised {type(error).__name__} in reset: {error}") from error
-        self._check(observation, 0.0)
+            raise EnvironmentFailure(f"{self.where} raised {type(error).__name__} in reset: {error}") from error
+        self._check(observation)
         return observation, info
 
     def step(self, action):
@@ -186,25 +187,28 @@ class _Watched(gymnasium.Wrapper):
             observation, reward, terminated, truncated, info = self.env.step(action)
         except Exception as error:
             raise EnvironmentFailure(
-                f"{self._where} raised {type(error).__name__} for action {action}: {error}"
+                f"{self.where} raised {type(error).__name__} for action {action}: {error}"
             ) from error
-        self._check(observation, reward)
+        self._check(observation)
         return observation, reward, terminated, truncated, info
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
         return f"{self._which}: episode {self._episode}, step {self._time}:"
 
-    def _check(self, observation: Any, reward: Any) -> None:
+    def _check(self, observation: Any) -> None:
         if self._shape is not None and np.shape(observation) != self._shape:
             raise EnvironmentFailure(
-                f"{self._where} the observation has shape {np.shape(observation)}, but the space has {self._shape}: "
+                f"{self.where} the observation has shape {np.shape(observation)}, but the space has {self._shape}: "
                 f"{observation}"
             )
-        if np.shape(reward) not in ((), (1,)) or not np.isfinite(reward):
-            raise EnvironmentFailure(f"{self._where} the reward is {reward}")
-        if has_nan(observation):
-            raise EnvironmentFailure(f"{self._where} the observation is {observation}")
+
+
+def failure_place(vector: VectorEnv, row: int, steps: int) -> str:
+    """Which copy, and when: in its own episode where it is watched, else in steps of the whole."""
+    plain = vector.unwrapped
+    copy = plain.envs[row] if isinstance(plain, SyncVectorEnv) else None
+    return copy.where if isinstance(copy, _Watched) else f"{environment_name(vector)}, copy {row}: step {steps}:"
 
 
 def has_nan(observation: Any) -> bool:

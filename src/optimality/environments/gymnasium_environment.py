@@ -17,6 +17,7 @@ from optimality.environments.from_gymnasium import (
     as_vector,
     autoreset_mode,
     environment_name,
+    failure_place,
     has_nan,
     is_true_step,
     true_next_observation,
@@ -62,6 +63,7 @@ class GymnasiumEnvironment:
         self.observation_space = flat_observation_space(self.vector.single_observation_space)
         self.action_space = self.vector.single_action_space
         self.time_limit = vector_time_limit(self.vector)
+        self._batch_shape = self.vector.observation_space.shape
         self._steps = 0
         self._done = np.zeros(self.number, bool)
         self._observation: np.ndarray | None = None
@@ -130,22 +132,20 @@ class GymnasiumEnvironment:
             raise EnvironmentFailure(f"{self.name}: {what} raised {type(error).__name__}{values}: {error}") from error
 
     def _check(self, observation: Any, reward: np.ndarray, valid: np.ndarray) -> None:
-        """What single environments do is watched where `as_vector` made them; this is for vector environments."""
-        wrong = np.flatnonzero(~np.isfinite(reward) & valid)
         if reward.shape != (self.number,):
             raise EnvironmentFailure(
                 f"{self.name}: step {self._steps} gave rewards of shape {reward.shape} for {self.number} environments."
             )
-        if wrong.size:
-            raise EnvironmentFailure(
-                f"{self.name}, copy {wrong[0]}: step {self._steps}: the reward is {reward[wrong[0]]}"
-            )
+        wrong = ~np.isfinite(reward) & valid
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise EnvironmentFailure(f"{failure_place(self.vector, row, self._steps)} the reward is {reward[row]}")
         if has_nan(observation):
             flat = flatten_observations(self.vector.single_observation_space, observation)
             row = int(np.argwhere(np.isnan(flat))[0][0])
-            raise EnvironmentFailure(f"{self.name}, copy {row}: step {self._steps}: the observation is {flat[row]}")
-        declared, given = self.observation_space.shape, np.shape(observation)
-        if not isinstance(observation, dict | tuple) and declared is not None and given[0] != self.number:
+            raise EnvironmentFailure(f"{failure_place(self.vector, row, self._steps)} the observation is {flat[row]}")
+        if isinstance(observation, np.ndarray) and observation.shape != self._batch_shape:
             raise EnvironmentFailure(
-                f"{self.name}: step {self._steps}: observations have shape {given} for {self.number} environments."
+                f"{self.name}: step {self._steps}: observations have shape {observation.shape}, but the space has "
+                f"{self._batch_shape}: {observation}"
             )
