@@ -46,7 +46,7 @@ def cast_floats(tree: PyTree, dtype: Any) -> PyTree:
     def cast(leaf: Any) -> Any:
         if isinstance(leaf, bool):
             return leaf
-        if isinstance(leaf, int | float) or np.issubdtype(np.result_type(leaf), np.floating):
+        if isinstance(leaf, int | float) or jnp.issubdtype(getattr(leaf, "dtype", np.void), jnp.floating):
             return jnp.asarray(leaf, dtype)
         return leaf
 

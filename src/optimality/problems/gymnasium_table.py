@@ -73,7 +73,7 @@ def _read(environment: gymnasium.Env, criterion: Criterion | None, initial: Any)
             raise ValueError(f"{name} does not say where episodes begin (`initial_state_distrib`): pass initial=...")
         initial = np.asarray(initial, np.float64)
     if criterion is None:
-        limit = _time_limit(environment)
+        limit = time_limit(environment)
         criterion = UntilTermination() if limit is None else FiniteHorizon(limit)
     rows = [
         (int(state), int(action), int(successor), float(probability), float(reward), bool(terminated))
@@ -92,7 +92,7 @@ def _read(environment: gymnasium.Env, criterion: Criterion | None, initial: Any)
     )
 
 
-def _time_limit(environment: gymnasium.Env) -> int | None:
+def time_limit(environment: gymnasium.Env) -> int | None:
     """The smallest limit among the wrappers and the registration; an environment never registered has no spec."""
     limits = [] if environment.spec is None else [environment.spec.max_episode_steps]
     while isinstance(environment, gymnasium.Wrapper):

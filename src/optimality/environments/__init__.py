@@ -1,0 +1,1 @@
+"""What can only be sampled: environments in JAX, and Gymnasium both ways."""
