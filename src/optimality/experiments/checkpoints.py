@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill at any moment, and say so when they were damaged.
 
-A checkpoint is a folder `step-000000123/` with `arrays.safetensors` and `manifest.json` (names, shapes, types, the file's
-SHA-256, what made it). It is written under a temporary name, flushed to disk, and renamed at the end, so that a folder of
-that name is complete. Loading runs no code: it fills the arrays of a tree that the caller made.
+A checkpoint is a folder `step-000000123/` with `arrays.safetensors` and `manifest.json` (names, shapes, types, the
+file's SHA-256, what made it). It is written under a temporary name, flushed to disk, and renamed at the end, so that a
+folder of that name is complete. Loading runs no code: it fills the arrays of a tree that the caller made.
 """
 
 import hashlib
@@ -106,7 +106,7 @@ def _to_arrays(tree: PyTree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         name = jax.tree_util.keystr(path)
         is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # pyright: ignore
         kinds[name] = "key" if is_key else "array"
-        arrays[name] = np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf)
+        arrays[name] = np.array(jax.random.key_data(leaf) if is_key else leaf, order="C")
     return arrays, kinds
 
 
@@ -130,7 +130,7 @@ def _from_arrays(arrays: dict[str, np.ndarray], like: PyTree, path: Path) -> PyT
                 f"{np.asarray(expected).dtype}{list(np.shape(expected))} is needed."
             )
         if is_key:
-            filled.append(jax.random.wrap_key_data(array))
+            filled.append(jax.random.wrap_key_data(jax.numpy.asarray(array)))
         else:
             filled.append(jax.numpy.asarray(array) if isinstance(leaf, jax.Array) else array)
     return jax.tree_util.tree_unflatten(structure, filled)

@@ -75,7 +75,7 @@ class PPO(AbstractLearner):
     warm_up = 0
 
     @property
-    def collection(self) -> Steps:
+    def collection(self) -> Steps:  # pyright: ignore[reportIncompatibleVariableOverride]
         return Steps(self.rollout_steps)
 
     def init(self, spec: Spec, key: PRNGKeyArray, data: Any = None) -> PPOState:
@@ -95,7 +95,7 @@ class PPO(AbstractLearner):
         high = None if spec.high is None else jnp.asarray(spec.high)
         return PPOState(
             parameters,
-            self._optimizer().init(parameters),
+            self._optimizer().init(parameters),  # pyright: ignore[reportArgumentType]
             RunningNormalizer.empty((size,)),
             low,
             high,
@@ -167,15 +167,18 @@ class PPO(AbstractLearner):
         advantage = (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)
         log_ratio = log_prob - batch["log_prob"]
         ratio = jnp.exp(log_ratio)
-        clipped = jnp.clip(ratio, 1.0 - self.clip, 1.0 + self.clip)
+        clip, temperature, value_weight = (
+            jnp.asarray(number, ratio.dtype) for number in (self.clip, self.temperature, self.value_weight)
+        )
+        clipped = jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
         policy_loss = -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))
         value_loss = 0.5 * jnp.mean((value - batch["target"]) ** 2)
-        loss = policy_loss - self.temperature * entropy + self.value_weight * value_loss
+        loss = policy_loss - temperature * entropy + value_weight * value_loss
         metrics = {
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "entropy": entropy,
             "kl": jnp.mean(ratio - 1.0 - log_ratio),
-            "clipped": jnp.mean((jnp.abs(ratio - 1.0) > self.clip).astype(jnp.float32)),
+            "clipped": jnp.mean((jnp.abs(ratio - 1.0) > clip).astype(jnp.float32)),
         }
         return loss, metrics

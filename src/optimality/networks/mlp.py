@@ -17,8 +17,8 @@ class MLP(eqx.Module):
     are zero.
     """
 
-    weights: tuple[Float[Array, "outputs inputs"], ...]
-    biases: tuple[Float[Array, " outputs"], ...]
+    weights: tuple[Float[Array, "_ _"], ...]
+    biases: tuple[Float[Array, "_"], ...]
     activation: Activation = eqx.field(static=True)
 
     @classmethod

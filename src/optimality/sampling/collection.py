@@ -18,7 +18,7 @@ def collect(collection: Collection, policy: Any, runner: Any, key: PRNGKeyArray)
     if isinstance(collection, Steps):
         after, transitions = runner.run(policy, key, collection.number, restart=True)
         return after, Rollout(transitions, runner.carry)
-    limit = runner.spec.time_limit
+    limit = runner.time_limit
     if limit is None:
         raise ValueError(
             "whole episodes are collected, but the environment has no time limit to pad them to: wrap it in "

@@ -51,6 +51,10 @@ class CompiledRunner(eqx.Module):
             self.environment.time_limit,
         )
 
+    @property
+    def time_limit(self) -> int | None:
+        return self.environment.time_limit
+
     def reset(self, policy: Any, key: PRNGKeyArray) -> "CompiledRunner":
         """Fresh episodes everywhere; counts of finished ones are kept."""
         fresh = EpisodeStatistics.zero(self.environments)
@@ -78,16 +82,19 @@ class CompiledRunner(eqx.Module):
                 now = jax.lax.cond(jnp.any(done), fresh, lambda: now)
             else:
                 alive = alive & ~done
-            return CompiledRunner(self.environment, self.environments, *now, statistics), alive, transition
+            state, observation, carry = now
+            after = CompiledRunner(self.environment, self.environments, state, observation, carry, statistics)
+            return after, alive, transition
 
         def body(loop, step_keys):
+            runner, alive = loop
             if restart:
-                runner, alive, transition = advance(*loop, step_keys)
+                runner, alive, transition = advance(runner, alive, step_keys)
                 return (runner, alive), transition
-            shapes = jax.eval_shape(advance, *loop, step_keys)[2]
+            shapes = jax.eval_shape(advance, runner, alive, step_keys)[2]
             padding = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             runner, alive, transition = jax.lax.cond(
-                jnp.any(loop[1]), lambda: advance(*loop, step_keys), lambda: (*loop, padding)
+                jnp.any(alive), lambda: advance(runner, alive, step_keys), lambda: (runner, alive, padding)
             )
             return (runner, alive), transition
 

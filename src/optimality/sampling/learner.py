@@ -17,7 +17,9 @@ from jaxtyping import Array, PRNGKeyArray
 from optimality.sampling.collection import collect
 from optimality.sampling.transitions import Collection, Rollout, Spec, Transition, environment_reward
 
-Metrics = dict[str, Array]
+Metrics = dict[str, Any]
+"""Names to scalars: arrays inside a compiled chunk, numbers outside."""
+
 Reward = Callable[[Transition], Array]
 
 

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -33,6 +34,6 @@ class RunningNormalizer(eqx.Module):
             self.count + number,
         )
 
-    def __call__(self, observation: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, observation: Float[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
         """`(x - mean) / sqrt(variance + 1e-8)`, cut to +-10."""
         return jnp.clip((observation - self.mean) / jnp.sqrt(self.variance + 1e-8), -10.0, 10.0)

@@ -16,6 +16,7 @@ Flags = Bool[Array, " time"]
 
 def reward_to_go(reward: Times, discount: Real = 1.0, done: Flags | None = None) -> Times:
     """`G_t = r_t + discount G_{t+1}`, starting anew after `done`."""
+    discount = jnp.asarray(discount, reward.dtype)
     going = jnp.ones_like(reward) if done is None else 1.0 - done.astype(reward.dtype)
 
     def step(following, now):
@@ -39,6 +40,7 @@ def generalized_advantage(
 
     `next_value` is that of the true next observation (Schulman et al. 2016, equation 16).
     """
+    discount, decay = jnp.asarray(discount, reward.dtype), jnp.asarray(decay, reward.dtype)
     delta = reward + discount * jnp.where(terminated, 0.0, next_value) - value
     weight = discount * decay * (1.0 - done.astype(reward.dtype))
 
@@ -54,11 +56,12 @@ def n_step_return(
     reward: Times, next_value: Times, terminated: Flags, done: Flags, discount: Real, steps: int
 ) -> Times:
     """`sum_{k<n} discount^k r_{t+k} + discount^n V(next)`, shortened where an episode or the data end."""
+    discount = jnp.asarray(discount, reward.dtype)
     total, alive, weight = jnp.zeros_like(reward), jnp.ones_like(reward), jnp.ones_like(reward)
     time = jnp.arange(reward.shape[0])
     for k in range(steps):
         at = jnp.minimum(time + k, reward.shape[0] - 1)
-        inside = alive * (time + k < reward.shape[0])
+        inside = alive * (time + k < reward.shape[0]).astype(reward.dtype)
         total += inside * weight * reward[at]
         last = done[at] | (time + k >= reward.shape[0] - 1) | (k == steps - 1)
         bootstrap = jnp.where(terminated[at], 0.0, next_value[at])
