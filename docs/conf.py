@@ -43,6 +43,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "undoc-members": True}
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False
 autoclass_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
