@@ -138,6 +138,8 @@ def test_problems_and_methods(arguments, expected, tmp_path, capsys):
         (["deep-sea", "--problem.depth", "3"], "deep-sea has no option 'depth'; it has size, move_cost"),
         (["deep-sea", "--problem.size", "big"], "deep-sea: size takes a whole number"),
         (["FrozenLake-v1", "--problem.colour", "red"], "does not take these options"),
+        (["FrozenLake-v1", "--prior", "problem"], 'prior="problem" needs a problem with log_prior'),
+        (["FrozenLake-v1", "exact-inference", "--prior", "problem"], 'prior="problem" needs a problem with log_prior'),
         (["FrozenLake-v1", "--episodes", "0"], "--episodes must be a whole number, at least 1"),
         (["FrozenLake-v1", "--seed", "x"], "--seed must be a whole number"),
         (["FrozenLake-v1", "--sweep", "everything"], "--sweep is temperature or none"),

@@ -125,6 +125,7 @@ def test_numbers_of_numpy_and_jax_are_written_as_numbers():
     [
         ({"kind": "toi"}, "unknown kind 'toi'; did you mean toy"),
         ({"kind": "toy", "temprature": 1.0}, "no field 'temprature'; did you mean temperature"),
+        ({"kind": "toy", "form": "kl"}, "form is 'kl', but must be one of none, uniform"),
         ({"kind": "toy", "schedule": {"kind": "cosine"}}, "schedule: unknown kind 'cosine'"),
     ],
 )

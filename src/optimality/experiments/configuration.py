@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
@@ -66,6 +66,9 @@ def from_table(table: dict[str, Any], classes: Iterable[type], where: str = "con
             continue
         if name not in fields:
             raise ValueError(f"{where}: {kind} has no field {name!r}{nearest(name, fields)}")
+        words = get_args(fields[name].type) if get_origin(fields[name].type) is Literal else ()
+        if words and value not in words:
+            raise ValueError(f"{where}.{name} is {value!r}, but must be one of {', '.join(map(str, words))}.")
         arguments[name] = _from_toml(value, choices_of(fields[name].type), f"{where}.{name}")
     try:
         return cls(**arguments)

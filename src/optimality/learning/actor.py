@@ -82,8 +82,8 @@ def observation_size(spec: Spec) -> int:
     """Raises `ValueError` for observations that are indices: networks need numbers."""
     if not jnp.issubdtype(spec.observation.dtype, jnp.floating):
         raise ValueError(
-            "this method's networks need observations that are numbers (a Box), but they are indices of a finite "
-            "set: use SoftQLearning(tabular=True), or a one-hot wrapper."
+            "this method's networks need observations that are numbers (a Box), but they are indices of a finite set: "
+            "encode them as vectors, or plan in the table itself with solve()."
         )
     return size_of(spec.observation.shape)
 

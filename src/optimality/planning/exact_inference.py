@@ -75,6 +75,7 @@ class ExactInference(AbstractDirect[TabularMDP]):
 
     def check(self, problem: Any) -> None:
         require_criterion(self, problem, self.accepts)
+        problem.require_prior(self.prior)
 
     def compute(self, problem: TabularMDP, key=None) -> Solution:
         log_base = problem.log_base(self.prior).T

@@ -87,6 +87,7 @@ class PolicyEvaluation(AbstractDirect[UnderPolicy]):
                 f"PolicyEvaluation solves UnderPolicy(mdp, policy), but a {type(problem).__name__} was given."
             )
         require_criterion(self, problem.mdp, self.accepts)
+        problem.mdp.require_prior(self.prior)
 
     def compute(self, problem: UnderPolicy, key=None) -> Solution:
         mdp = problem.mdp

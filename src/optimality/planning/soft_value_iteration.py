@@ -53,6 +53,7 @@ class SoftValueIteration(AbstractDirect[TabularMDP]):
 
     def check(self, problem: Any) -> None:
         require_criterion(self, problem, self.accepts)
+        problem.require_prior(self.prior)
 
     def compute(self, problem: TabularMDP, key=None) -> Solution:
         sweep = Sweep(problem.log_base(self.prior).T, self.temperature, self.risk)

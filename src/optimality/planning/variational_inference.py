@@ -52,6 +52,7 @@ class VariationalInference(AbstractDirect[TabularMDP]):
 
     def check(self, problem: Any) -> None:
         require_criterion(self, problem, self.accepts)
+        problem.require_prior(self.prior)
 
     def compute(self, problem: TabularMDP, key=None) -> Solution:
         restricted = SoftValueIteration(

@@ -261,6 +261,13 @@ class TabularMDP(eqx.Module):
         """Probabilities of going on into each state, `[S, A, S]`, without the discount."""
         return jnp.moveaxis(self.model.dense(), 0, 1)
 
+    def require_prior(self, prior: str) -> None:
+        """Raises `ValueError` for a prior that this problem does not have."""
+        if prior not in ("none", "uniform", "problem"):
+            raise ValueError(f"prior must be 'none', 'uniform' or 'problem', but {prior!r} was given.")
+        if prior == "problem" and self.log_prior is None:
+            raise ValueError('prior="problem" needs a problem with log_prior, but this one has none.')
+
     def outcomes(self) -> Outcomes:
         """Everything that can happen, one entry each, with its reward; NumPy, concrete problems only."""
         return flatten(self.model, np.asarray(self.reward))
@@ -268,18 +275,15 @@ class TabularMDP(eqx.Module):
     def log_base(self, prior: Prior) -> Float[Array, "states actions"]:
         """The base measure over actions: counting (`"none"`), uniform, or the problem's own; `-inf` where an action
         is not allowed."""
+        self.require_prior(prior)
         allowed = jnp.asarray(self.allowed)
         if prior == "none":
             base = jnp.zeros(allowed.shape, jnp.asarray(self.reward).dtype)
         elif prior == "uniform":
             count = jnp.sum(allowed, axis=1, keepdims=True).astype(jnp.asarray(self.reward).dtype)
             base = jnp.broadcast_to(-jnp.log(count), allowed.shape)
-        elif prior == "problem":
-            if self.log_prior is None:
-                raise ValueError('prior="problem" needs a problem with log_prior, but this one has none.')
-            base = jnp.asarray(self.log_prior)
         else:
-            raise ValueError(f"prior must be 'none', 'uniform' or 'problem', but {prior!r} was given.")
+            base = jnp.asarray(self.log_prior)
         return jnp.where(allowed, base, -jnp.inf)
 
     def unreachable(self) -> np.ndarray:
