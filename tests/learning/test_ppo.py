@@ -10,10 +10,11 @@ from optimality.environments.catalog import make
 from optimality.environments.probes import ActionObservationReward, ActionReward, EndlessReward
 from optimality.environments.wrappers import TimeLimit
 from optimality.learning.ppo import PPO
+from optimality.networks.mlp import MLP
 from optimality.sampling.compiled_runner import CompiledRunner
 from optimality.sampling.loop import begin, episode_returns, play, run_chunk, strong
 
-SMALL = {"rollout_steps": 32, "environments": 4, "hidden": (16,), "learning_rate": 5e-3}
+SMALL = {"rollout_steps": 32, "environments": 4, "network": MLP(hidden=(16,)), "learning_rate": 5e-3}
 
 
 def trained(environment, chunks=1, steps=40, seed=0, **fields):
@@ -101,4 +102,4 @@ def test_cartpole_is_learned():
     assert np.mean(scores) > 350
 
 
-FULL = {"rollout_steps": 128, "environments": 8, "hidden": (64, 64), "learning_rate": 1e-3}
+FULL = {"rollout_steps": 128, "environments": 8, "learning_rate": 1e-3}

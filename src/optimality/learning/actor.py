@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from optimality.networks.mlp import MLP
+from optimality.networks.abstract import AbstractNetwork
 from optimality.sampling.normalizers import RunningNormalizer
 from optimality.sampling.policy import AbstractPolicy
 from optimality.sampling.transitions import Spec
@@ -16,16 +16,15 @@ from optimality.sampling.transitions import Spec
 class Actor(eqx.Module):
     """`scores` for discrete actions; mean and `log_deviation` for continuous ones (None where discrete)."""
 
-    network: MLP
+    network: Any
     log_deviation: Float[Array, " size"] | None
 
     @classmethod
-    def build(cls, key: PRNGKeyArray, spec: Spec, hidden: tuple[int, ...], activation: Any) -> "Actor":
+    def build(cls, key: PRNGKeyArray, spec: Spec, network: AbstractNetwork, inputs: int) -> "Actor":
         """The last layer starts small, so that the first policy is near uniform or centered."""
-        inputs = observation_size(spec)
         outputs = spec.actions if spec.actions is not None else size_of(spec.action.shape)
-        network = MLP.build(key, inputs, hidden, outputs, activation, output_gain=0.01)
-        return cls(network, None if spec.actions is not None else jnp.zeros(outputs))
+        built = network.build(key, inputs, outputs, output_gain=0.01)
+        return cls(built, None if spec.actions is not None else jnp.zeros(outputs))
 
     def log_prob(self, features: Float[Array, " features"], action: Array) -> Float[Array, ""]:
         output = self.network(features)
@@ -42,7 +41,7 @@ class Actor(eqx.Module):
 
 
 class ActorPolicy(AbstractPolicy):
-    """Acts with an actor on normalized observations; `explore=False` takes the mode.
+    """Acts with an actor on normalized observations: samples, or with `sample=False` takes the mode.
 
     Continuous actions are clipped to their bounds on the way out; the unclipped action goes into the extras, for its
     density is the one that was sampled.
@@ -52,7 +51,7 @@ class ActorPolicy(AbstractPolicy):
     normalizer: RunningNormalizer
     low: Float[Array, " size"] | None
     high: Float[Array, " size"] | None
-    explore: bool = eqx.field(static=True)
+    sample: bool = eqx.field(static=True)
 
     def start(self, observation: Array, key: PRNGKeyArray) -> None:
         return None
@@ -62,11 +61,11 @@ class ActorPolicy(AbstractPolicy):
         output = self.actor.network(features)
         if self.actor.log_deviation is None:
             log_p = jax.nn.log_softmax(output)
-            action = jax.random.categorical(key, log_p) if self.explore else jnp.argmax(log_p)
+            action = jax.random.categorical(key, log_p) if self.sample else jnp.argmax(log_p)
             action = action.astype(jnp.int32)
             return None, action, {"raw_action": action, "log_prob": log_p[action]}
         deviation = jnp.exp(self.actor.log_deviation)
-        raw = output + deviation * jax.random.normal(key, output.shape) if self.explore else output
+        raw = output + deviation * jax.random.normal(key, output.shape) if self.sample else output
         assert self.low is not None
         assert self.high is not None
         bounded = jnp.clip(raw.reshape(self.low.shape), self.low, self.high)

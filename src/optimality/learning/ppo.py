@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from optimality.core.numerics import Real
 from optimality.learning.actor import Actor, ActorPolicy, as_features, observation_size
-from optimality.networks.mlp import MLP, Activation
+from optimality.networks.abstract import AbstractNetwork
+from optimality.networks.mlp import MLP
 from optimality.networks.optimizer import adam, descend
 from optimality.sampling.learner import AbstractLearner, Metrics, Reward
 from optimality.sampling.normalizers import RunningNormalizer
@@ -27,7 +28,7 @@ from optimality.sampling.transitions import Rollout, Spec, Steps, environment_re
 
 class PPOParameters(eqx.Module):
     actor: Actor
-    critic: MLP
+    critic: Any
 
 
 class PPOState(eqx.Module):
@@ -61,10 +62,8 @@ class PPO(AbstractLearner):
     """Passes over each rollout."""
     minibatches: int = eqx.field(static=True, default=4)
     """Parts of each pass."""
-    hidden: tuple[int, ...] = eqx.field(static=True, default=(64, 64))
-    """Layer sizes of actor and critic."""
-    activation: Activation = eqx.field(static=True, default="tanh")
-    """Of the hidden layers."""
+    network: MLP | AbstractNetwork = MLP()
+    """How actor and critic are built, each its own."""
     normalize_observations: bool = eqx.field(static=True, default=False)
     """Divide observations by their running deviation."""
     rollout_steps: int = eqx.field(static=True, default=128)
@@ -88,8 +87,8 @@ class PPO(AbstractLearner):
             )
         actor_key, critic_key = jax.random.split(key)
         parameters = PPOParameters(
-            Actor.build(actor_key, spec, self.hidden, self.activation),
-            MLP.build(critic_key, size, self.hidden, 1, self.activation),
+            Actor.build(actor_key, spec, self.network, size),
+            self.network.build(critic_key, size, 1),
         )
         low = None if spec.low is None else jnp.asarray(spec.low)
         high = None if spec.high is None else jnp.asarray(spec.high)
