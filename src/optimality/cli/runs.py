@@ -54,7 +54,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 def _print(rows: list[dict[str, Any]]) -> None:
     columns = ("status", "command", "environment", "method", "seed", "step", "return", "run")
-    table = [columns]
+    table: list[tuple[str, ...]] = [columns]
     for row in rows:
         shown = {**row, "return": format_number(row.get("return"))}
         table.append(tuple(str(shown.get(name, "")) for name in columns))

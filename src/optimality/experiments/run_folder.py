@@ -74,6 +74,11 @@ class RunFolder:
             self._lock.close()
             raise ValueError(f"another process works in {self.path}; wait for it or stop it.") from error
 
+    def release(self) -> None:
+        """Lets others work in the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
     def resumed(self, command: list[str]) -> None:
         """Notes that the run goes on."""
         self._record.update(status="running", resumed=[*self._record.get("resumed", []), command])
@@ -115,8 +120,7 @@ class RunFolder:
         self._record.update(status=status, ended=ended, **values)
         self._save()
         self.event(status)
-        if self._lock is not None:
-            self._lock.close()
+        self.release()
 
     def _save(self) -> None:
         self.write_text("run.json", to_json(self._record, indent=2) + "\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -108,7 +109,10 @@ def _build(structure: dict[str, Any], arrays: dict[str, np.ndarray], known: dict
         return tuple(_build(part, arrays, known) for part in structure["tuple"])
     if "dict" in structure:
         return {key: _build(part, arrays, known) for key, part in structure["dict"].items()}
-    return arrays[structure["array"]] if "array" in structure else structure["plain"]
+    if "array" not in structure:
+        return structure["plain"]
+    array = arrays[structure["array"]]
+    return array if array.dtype == np.float64 else jnp.asarray(array)  # JAX would round float64
 
 
 def _class_of(kind: str, known: dict[str, type]) -> type:

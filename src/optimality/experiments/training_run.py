@@ -221,17 +221,21 @@ def resume(
         ValueError: no run folder, one that another process works in, or a checkpoint that is damaged or does not fit.
     """
     folder = RunFolder.open(Path(path))
-    config = read_config(folder.path)
-    if config.get("command") != "train":
-        raise ValueError(f"{path} is not a training run: it was made by `optimality {config.get('command')}`.")
-    plan = plan_from_config(config, environment=environment, method=method, steps=steps)
-    if steps is not None:
-        config["run"]["steps"] = steps
-        folder.write_text("config.toml", tomli_w.dumps(config))
-    session = _Session(plan, data)
-    session.folder = folder
-    session.restore()
-    folder.resumed(list(command))
+    try:
+        config = read_config(folder.path)
+        if config.get("command") != "train":
+            raise ValueError(f"{path} is not a training run: it was made by `optimality {config.get('command')}`.")
+        plan = plan_from_config(config, environment=environment, method=method, steps=steps)
+        session = _Session(plan, data)
+        session.folder = folder
+        session.restore()
+        if steps is not None:
+            config["run"]["steps"] = steps
+            folder.write_text("config.toml", tomli_w.dumps(config))
+        folder.resumed(list(command))
+    except BaseException:
+        folder.release()
+        raise
     return session.run(callbacks)
 
 
@@ -440,15 +444,15 @@ class _Session:
 
     def _suspect(self) -> str:
         """The first thing in sight that is not finite."""
-        seen = [("observation", self.runner.observation)]
+        seen = [("an observation", self.runner.observation)]
         if self.is_compiled:
-            seen.append(("return of the running episode", self.runner.statistics.running_return))
+            seen.append(("the return of a running episode", self.runner.statistics.running_return))
+            seen.append(("the sum of the returns of all episodes", self.runner.statistics.finished[0]))
         for what, leaf in seen:
-            for values in jax.tree.leaves(leaf):
-                values = np.asarray(values)
-                wrong = np.argwhere(~np.isfinite(values)) if values.dtype.kind == "f" else np.zeros((0, 1))
+            for values in map(np.asarray, jax.tree.leaves(leaf)):
+                wrong = values[~np.isfinite(values)] if values.dtype.kind == "f" else values[:0]
                 if wrong.size:
-                    return f"{self.plan.choice.name}: the {what} of copy {wrong[0][0]} is {values[tuple(wrong[0])]}."
+                    return f"{self.plan.choice.name}: {what} is {wrong[0]}."
         return "The environment's numbers are finite: a smaller learning rate may help."
 
 

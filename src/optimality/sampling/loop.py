@@ -74,7 +74,7 @@ def _scan_chunk(learner, state, runner, key, number):
 
 @partial(jax.jit, static_argnums=4)
 def run_mapped_chunk(
-    learner: AbstractLearner, states: Any, runners: Any, keys: PRNGKeyArray, number: int
+    learner: AbstractLearner, states: Any, runners: Any, keys: Any, number: int
 ) -> tuple[Any, Any, Metrics]:
     """`run_chunk` of several seeds in one program: everything but the learner has a leading axis of seeds.
 
