@@ -185,7 +185,7 @@ class PPO(AbstractLearner):
         return state.normalizer(features) if self.normalize_observations else features
 
     def _values(
-        self, parameters: PPOParameters, rollout: Rollout, features: Array, after: Array
+        self, parameters: PPOParameters, rollout: Rollout, features: Any, after: Any
     ) -> tuple[Float[Array, "time environments"], Float[Array, "time environments"]]:
         """Of each observation and of the true next one, which a memory sees after all that came before it."""
         if parameters.memory is not None:
