@@ -137,9 +137,13 @@ def test_wrappers_nest_and_map():
 
 
 def test_masks_go_through_wrappers():
-    environment = EpisodeStatistics(TimeLimit(TabularEnvironment(chain(criterion=UntilTermination())), 5))
+    table = chain(criterion=UntilTermination())
+    environment = EpisodeStatistics(TimeLimit(TabularEnvironment(table), 5))
     state, _ = environment.reset(KEY)
-    np.testing.assert_array_equal(environment.action_mask(state), [True, True])
+    assert environment.action_mask(state) is None  # everything is allowed everywhere
+    table = eqx.tree_at(lambda t: t.allowed, table, np.arange(2) == np.zeros((table.shape[0], 1)))
+    environment = EpisodeStatistics(TimeLimit(TabularEnvironment(table), 5))
+    np.testing.assert_array_equal(environment.action_mask(state), [True, False])
 
 
 @pytest.mark.parametrize(

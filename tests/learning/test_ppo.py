@@ -62,6 +62,8 @@ def test_policy_loss(implementation):
     keys = jax.random.split(jax.random.key(1), 3)
     batch = {
         "features": jax.random.normal(keys[0], (50, 4)),
+        "mask": None,
+        "valid": jnp.ones(50, bool),
         "action": jnp.arange(50, dtype=jnp.int32) % 2,
         "log_prob": jnp.log(0.5) + 0.5 * jax.random.normal(keys[1], (50,)),
         "advantage": jax.random.normal(keys[2], (50,)),

@@ -173,7 +173,7 @@ class _Watched(gymnasium.Wrapper):
         self._shape = space.shape if isinstance(space, spaces.Box) else None
 
     def reset(self, *, seed=None, options=None):
-        self._episode, self._time = self._episode + 1, 0
+        self._episode, self._time = 0 if seed is not None else self._episode + 1, 0
         try:
             observation, info = self.env.reset(seed=seed, options=options)
         except Exception as error:

@@ -9,6 +9,7 @@ observation, mask = environment.restart()           # fresh rows where episodes 
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from optimality.environments.from_gymnasium import (
@@ -35,6 +36,8 @@ class HostMoved(NamedTuple):
     """One step of every environment: NumPy, the first axis is the environment.
 
     `next_observation` is the true one, also where an episode ended; rows with `valid` false are no transitions.
+    `next_mask` says which actions it offers (None: environments without masks): everything where an episode ended and
+    its last mask is not known, as it is where the reset came in the same step.
     """
 
     next_observation: np.ndarray
@@ -42,6 +45,7 @@ class HostMoved(NamedTuple):
     terminated: np.ndarray
     truncated: np.ndarray
     valid: np.ndarray
+    next_mask: np.ndarray | None
 
     @property
     def done(self) -> np.ndarray:
@@ -68,6 +72,16 @@ class GymnasiumEnvironment:
         self._done = np.zeros(self.number, bool)
         self._observation: np.ndarray | None = None
         self._mask: np.ndarray | None = None
+        self._masked: bool | None = None
+
+    @property
+    def masked(self) -> bool:
+        """Whether the environment restricts actions, which its first reset tells; made here where there was none."""
+        if isinstance(self.action_space, spaces.Box):
+            return False
+        if self._masked is None:
+            self.reset()
+        return bool(self._masked)
 
     def reset(self, seed: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Begins an episode everywhere. Give a seed once, at the start: environment i gets seed + i.
@@ -92,10 +106,12 @@ class GymnasiumEnvironment:
         self._check(final, reward, valid)
         flat = flatten_observations(self.vector.single_observation_space, final)
         if final is raw:
-            self._observation, self._mask = flat, action_masks(info, self.action_space, self.number)
+            self._observation, self._mask = flat, self._masks(info, self._done)
+            next_mask = self._mask
         else:
-            self._seen(raw, info)
-        return HostMoved(flat, reward, terminated, truncated, valid)
+            _, mask = self._seen(raw, info)
+            next_mask = None if mask is None else mask | self._done[:, None]
+        return HostMoved(flat, reward, terminated, truncated, valid, next_mask)
 
     def restart(self) -> tuple[np.ndarray, np.ndarray | None]:
         """What to act on next, and which actions it offers: first observations where an episode ended.
@@ -119,8 +135,24 @@ class GymnasiumEnvironment:
 
     def _seen(self, raw: Any, info: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
         self._observation = flatten_observations(self.vector.single_observation_space, raw)
-        self._mask = action_masks(info, self.action_space, self.number)
+        self._mask = self._masks(info)
         return self._observation, self._mask
+
+    def _masks(self, info: dict[str, Any], over: np.ndarray | None = None) -> np.ndarray | None:
+        try:
+            masks = action_masks(info, self.action_space, self.number, over)
+        except (ValueError, TypeError) as error:
+            raise EnvironmentFailure(f"{self.name}: step {self._steps}: {error}") from error
+        if self._masked is None:
+            self._masked = masks is not None
+        if masks is not None and not self._masked:
+            raise EnvironmentFailure(
+                f"{self.name}: step {self._steps} gave an action_mask, but the first reset gave none: reset must give "
+                "one too, for the first action."
+            )
+        if masks is None and self._masked:
+            return np.ones_like(self._mask)
+        return masks
 
     def _call(self, what: str, function: Any, *arguments: Any, **named: Any) -> Any:
         try:

@@ -107,12 +107,15 @@ def to_gymnasium_actions(space: spaces.Space, actions: Any) -> np.ndarray:
     return actions.astype(space.dtype, copy=False)
 
 
-def action_masks(info: dict[str, Any], space: spaces.Space, number: int) -> np.ndarray | None:
+def action_masks(
+    info: dict[str, Any], space: spaces.Space, number: int, over: np.ndarray | None = None
+) -> np.ndarray | None:
     """`[environments, actions]` booleans from `info["action_mask"]` of a vector environment, or None without one.
 
     An environment that gave none this time offers everything. For MultiDiscrete the mask of an environment is a tuple
     with an array a digit, and here all of them side by side. The mask belongs to the observation it came with: after
-    a reset in the same step, to the new one.
+    a reset in the same step, to the new one. Where `over` is true the episode has ended: nobody acts there, and a mask
+    that offers nothing counts as one that offers everything.
     """
     given = info.get("action_mask")
     if given is None:
@@ -135,6 +138,8 @@ def action_masks(info: dict[str, Any], space: spaces.Space, number: int) -> np.n
                 f"the action_mask of environment {index} has {row.size} entries for {size} actions: {row}."
             )
         if not row.any():
+            if over is not None and over[index]:
+                continue
             raise ValueError(f"the action_mask of environment {index} offers no action.")
         masks[index] = row.astype(bool)
     return masks

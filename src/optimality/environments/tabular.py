@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from gymnasium import spaces
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from optimality.core.numerics import is_traced
 from optimality.environments.abstract import AbstractEnvironment
 from optimality.problems.criterion import FiniteHorizon
 from optimality.problems.tabular import TabularMDP
@@ -75,5 +77,8 @@ class TabularEnvironment(AbstractEnvironment):
         criterion = self.problem.criterion
         return int(criterion.horizon) if isinstance(criterion, FiniteHorizon) else None
 
-    def action_mask(self, state: TabularState) -> Bool[Array, " actions"]:
+    def action_mask(self, state: TabularState) -> Bool[Array, " actions"] | None:
+        """None where the table is concrete and allows everything everywhere."""
+        if not is_traced(self.problem.allowed) and np.all(self.problem.allowed):
+            return None
         return jnp.asarray(self.problem.allowed)[state.state]

@@ -1,16 +1,17 @@
-"""The stochastic policy that policy-gradient learners share: network scores, or a Gaussian with its own spread."""
+"""The stochastic policy that policy-gradient learners share: network scores, or a Gaussian with its own spread; with
+action masks where states restrict the actions, and with a memory where observations do not tell enough."""
 
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from optimality.networks.abstract import AbstractNetwork
 from optimality.sampling.normalizers import RunningNormalizer
 from optimality.sampling.policy import AbstractPolicy
-from optimality.sampling.transitions import Spec
+from optimality.sampling.transitions import MaskedObservation, Spec, action_mask_of, where
 
 
 class Actor(eqx.Module):
@@ -26,65 +27,119 @@ class Actor(eqx.Module):
         built = network.build(key, inputs, outputs, output_gain=0.01)
         return cls(built, None if spec.actions is not None else jnp.zeros(outputs))
 
-    def log_prob(self, features: Float[Array, " features"], action: Array) -> Float[Array, ""]:
+    def log_prob(
+        self, features: Float[Array, " features"], action: Array, mask: Bool[Array, " actions"] | None = None
+    ) -> Float[Array, ""]:
+        return self.judge(features, action, mask)[0]
+
+    def entropy(
+        self, features: Float[Array, " features"], mask: Bool[Array, " actions"] | None = None
+    ) -> Float[Array, ""]:
+        """Over the actions that `mask` allows."""
+        return self._entropy(self.network(features), mask)
+
+    def judge(
+        self, features: Float[Array, " features"], action: Array, mask: Bool[Array, " actions"] | None = None
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """`(log_prob, entropy)` from one pass of the network, whose backward pass would else be run twice."""
         output = self.network(features)
+        return self._log_prob(output, action, mask), self._entropy(output, mask)
+
+    def _log_prob(self, output: Array, action: Array, mask: Array | None) -> Float[Array, ""]:
         if self.log_deviation is None:
-            return jax.nn.log_softmax(output)[action]
+            return masked_log_softmax(output, mask)[action]
         gap = (action.reshape(-1) - output) * jnp.exp(-self.log_deviation)
         return -jnp.sum(0.5 * gap**2 + self.log_deviation + 0.5 * jnp.log(2.0 * jnp.pi))
 
-    def entropy(self, features: Float[Array, " features"]) -> Float[Array, ""]:
+    def _entropy(self, output: Array, mask: Array | None) -> Float[Array, ""]:
         if self.log_deviation is None:
-            log_p = jax.nn.log_softmax(self.network(features))
-            return -jnp.sum(jnp.exp(log_p) * log_p)
+            log_p = masked_log_softmax(output, mask)
+            if mask is None:
+                return -jnp.sum(jnp.exp(log_p) * log_p)
+            finite = jnp.where(mask, log_p, 0.0)  # 0 times -inf, and its derivative, are NaN
+            return -jnp.sum(jnp.where(mask, jnp.exp(finite) * finite, 0.0))
         return jnp.sum(self.log_deviation + 0.5 * jnp.log(2.0 * jnp.pi * jnp.e))
 
 
 class ActorPolicy(AbstractPolicy):
-    """Acts with an actor on normalized observations: samples, or with `sample=False` takes the mode.
+    """Acts with an actor on observations: samples, or with `sample=False` takes the mode.
 
-    Continuous actions are clipped to their bounds on the way out; the unclipped action goes into the extras, for its
-    density is the one that was sampled.
+    Forbidden actions are never taken. Continuous actions are clipped to their bounds on the way out; the unclipped
+    action goes into the extras, for its density is the one that was sampled. With a `memory` the actor sees its output,
+    and the carry is its hidden state.
     """
 
     actor: Actor
-    normalizer: RunningNormalizer
-    low: Float[Array, " size"] | None
-    high: Float[Array, " size"] | None
+    normalizer: RunningNormalizer | None
+    low: Float[Array, "..."] | None
+    high: Float[Array, "..."] | None
     sample: bool = eqx.field(static=True)
+    memory: Any = None
 
-    def start(self, observation: Array, key: PRNGKeyArray) -> None:
-        return None
+    def start(self, observation: Any, key: PRNGKeyArray) -> Any:
+        return None if self.memory is None else self.memory.start()
 
-    def act(self, carry: None, observation: Array, key: PRNGKeyArray) -> tuple[None, Array, dict[str, Array]]:
-        features = self.normalizer(as_features(observation))
+    def act(self, carry: Any, observation: Any, key: PRNGKeyArray) -> tuple[Any, Array, dict[str, Array]]:
+        features = as_features(observation)
+        if self.normalizer is not None:
+            features = self.normalizer(features)
+        if self.memory is not None:
+            carry, features = self.memory(carry, features)
         output = self.actor.network(features)
         if self.actor.log_deviation is None:
-            log_p = jax.nn.log_softmax(output)
+            log_p = masked_log_softmax(output, action_mask_of(observation))
             action = jax.random.categorical(key, log_p) if self.sample else jnp.argmax(log_p)
             action = action.astype(jnp.int32)
-            return None, action, {"raw_action": action, "log_prob": log_p[action]}
+            return carry, action, {"raw_action": action, "log_prob": log_p[action]}
         deviation = jnp.exp(self.actor.log_deviation)
         raw = output + deviation * jax.random.normal(key, output.shape) if self.sample else output
         assert self.low is not None
         assert self.high is not None
         bounded = jnp.clip(raw.reshape(self.low.shape), self.low, self.high)
-        return None, bounded, {"raw_action": raw, "log_prob": self.actor.log_prob(features, raw)}
+        return carry, bounded, {"raw_action": raw, "log_prob": self.actor._log_prob(output, raw, None)}
 
 
-def as_features(observation: Array) -> Float[Array, " features"]:
-    """A box of numbers, flattened."""
+def masked_log_softmax(
+    scores: Float[Array, " actions"], mask: Bool[Array, " actions"] | None = None
+) -> Float[Array, " actions"]:
+    """Log-probabilities by scores, of allowed actions only: `-inf` elsewhere, with gradients that stay finite."""
+    return jax.nn.log_softmax(scores if mask is None else jnp.where(mask, scores, -jnp.inf))
+
+
+def remembered(
+    memory: Any, carry: Any, features: Float[Array, "time features"], over: Bool[Array, " time"]
+) -> tuple[Any, Float[Array, "time units"]]:
+    """A memory run over the rollout of one environment: `(hidden states, outputs)` after each step.
+
+    It begins from the `carry` before the first step and anew after each step that is `over`; the hidden states are
+    those before that, so that they go on to the true next observation.
+    """
+
+    def step(hidden, now):
+        x, ends = now
+        hidden, output = memory(hidden, x)
+        return where(ends, memory.start(), hidden), (hidden, output)
+
+    return jax.lax.scan(step, carry, (features, over))[1]
+
+
+def as_features(observation: Any) -> Float[Array, " features"]:
+    """A box of numbers, flattened; of a masked observation what was seen."""
+    if isinstance(observation, MaskedObservation):
+        observation = observation.observation
     return observation.reshape(-1)
 
 
 def observation_size(spec: Spec) -> int:
     """Raises `ValueError` for observations that are indices: networks need numbers."""
-    if not jnp.issubdtype(spec.observation.dtype, jnp.floating):
+    seen = spec.observation
+    seen = seen.observation if isinstance(seen, MaskedObservation) else seen
+    if not jnp.issubdtype(seen.dtype, jnp.floating):
         raise ValueError(
             "this method's networks need observations that are numbers (a Box), but they are indices of a finite set: "
             "encode them as vectors, or plan in the table itself with solve()."
         )
-    return size_of(spec.observation.shape)
+    return size_of(seen.shape)
 
 
 def size_of(shape: tuple[int, ...]) -> int:

@@ -7,9 +7,11 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
-from optimality.sampling.transitions import Spec, Transition, where
+from optimality.sampling.transitions import MaskedObservation, Spec, Transition, where
+
+Keys = Key[Array, " environments"]
 
 
 class EpisodeStatistics(eqx.Module):
@@ -41,6 +43,12 @@ class CompiledRunner(eqx.Module):
     observation: Any = None
     carry: Any = None
     statistics: EpisodeStatistics | None = None
+    masked: bool | None = eqx.field(static=True, default=None)
+    """Whether observations carry action masks; by default where some state restricts the actions."""
+
+    def __post_init__(self):
+        if self.masked is None:
+            self.masked = _restricts_actions(self.environment)
 
     @property
     def spec(self) -> Spec:
@@ -49,6 +57,7 @@ class CompiledRunner(eqx.Module):
             self.environment.action_space,
             self.environments,
             self.environment.time_limit,
+            masked=bool(self.masked),
         )
 
     @property
@@ -57,34 +66,35 @@ class CompiledRunner(eqx.Module):
 
     def reset(self, policy: Any, key: PRNGKeyArray) -> "CompiledRunner":
         """Fresh episodes everywhere; counts of finished ones are kept."""
-        fresh = EpisodeStatistics.zero(self.environments)
+        statistics = EpisodeStatistics.zero(self.environments)
         if self.statistics is not None:
-            fresh = eqx.tree_at(lambda s: s.finished, fresh, self.statistics.finished)
-        return CompiledRunner(self.environment, self.environments, *self._fresh(policy, key), fresh)
+            statistics = eqx.tree_at(lambda s: s.finished, statistics, self.statistics.finished)
+        reset_keys, start_keys = jax.random.split(key, (2, self.environments))
+        return self._at(self._fresh(policy, reset_keys, start_keys), statistics)
 
     def run(self, policy: Any, key: PRNGKeyArray, steps: int, *, restart: bool) -> tuple["CompiledRunner", Transition]:
         """`steps` steps of each environment. With `restart`, finished episodes begin anew; without, they are padded."""
-        keys = jax.random.split(key, (steps, 3))
+        keys = jax.random.split(key, (steps, 4, self.environments))  # in one block: splitting inside a scan is slow
 
         def advance(runner, alive, step_keys):
-            act_keys, move_keys = jax.random.split(step_keys[0], (2, self.environments))
+            act_keys, move_keys, reset_keys, start_keys = step_keys
             carry, action, extras = jax.vmap(policy.act)(runner.carry, runner.observation, act_keys)
             state, observation, reward, terminated, truncated = jax.vmap(self.environment.step)(
                 move_keys, runner.state, action
             )
+            done = terminated | truncated
+            observation = self._seen(state, observation, done)
             transition = Transition(
                 runner.observation, action, reward, observation, terminated, truncated, alive, extras
             )
-            done, now = terminated | truncated, (state, observation, carry)
+            now = (state, observation, carry)
             statistics = runner.statistics.after(reward, done, alive)
             if restart:  # behind a cond: a reset costs only where one happens
-                fresh = lambda: where(done, self._fresh(policy, step_keys[1]), now)  # noqa: E731
+                fresh = lambda: where(done, self._fresh(policy, reset_keys, start_keys), now)  # noqa: E731
                 now = jax.lax.cond(jnp.any(done), fresh, lambda: now)
             else:
                 alive = alive & ~done
-            state, observation, carry = now
-            after = CompiledRunner(self.environment, self.environments, state, observation, carry, statistics)
-            return after, alive, transition
+            return self._at(now, statistics), alive, transition
 
         def body(loop, step_keys):
             runner, alive = loop
@@ -102,13 +112,31 @@ class CompiledRunner(eqx.Module):
         (runner, _), transitions = jax.lax.scan(body, start, keys)
         return runner, transitions
 
-    def _fresh(self, policy: Any, key: PRNGKeyArray) -> tuple[Any, Any, Any]:
-        reset_keys, start_keys = jax.random.split(key, (2, self.environments))
+    def _at(self, place: tuple[Any, Any, Any], statistics: EpisodeStatistics) -> "CompiledRunner":
+        return CompiledRunner(self.environment, self.environments, *place, statistics, self.masked)
+
+    def _fresh(self, policy: Any, reset_keys: Keys, start_keys: Keys) -> tuple[Any, Any, Any]:
         state, observation = jax.vmap(self.environment.reset)(reset_keys)
+        observation = self._seen(state, observation, jnp.zeros(self.environments, bool))
         return state, observation, jax.vmap(policy.start)(observation, start_keys)
 
+    def _seen(self, state: Any, observation: Any, done: Bool[Array, " n"]) -> Any:
+        if not self.masked:
+            return observation
+        mask = jax.vmap(self.environment.action_mask)(state)
+        nothing = done & ~jnp.any(mask, axis=1)  # a last state may offer nothing; nobody acts there
+        return MaskedObservation(observation, mask | nothing[:, None])
 
-def spec_of(observation_space: Any, action_space: Any, environments: int, time_limit: int | None) -> Spec:
+
+def _restricts_actions(environment: Any) -> bool:
+    """Decided by the shape of a mask, or by its absence; a table that allows everything gives none."""
+    mask = jax.eval_shape(lambda: environment.action_mask(environment.reset(jax.random.key(0))[0]))
+    return mask is not None
+
+
+def spec_of(
+    observation_space: Any, action_space: Any, environments: int, time_limit: int | None, *, masked: bool = False
+) -> Spec:
     """Shapes from Gymnasium spaces: a box or a discrete set of observations, a box or a discrete set of actions."""
     if isinstance(observation_space, gymnasium.spaces.Discrete):
         observation = jax.ShapeDtypeStruct((), np.int32)
@@ -117,6 +145,9 @@ def spec_of(observation_space: Any, action_space: Any, environments: int, time_l
     else:
         raise ValueError(f"observations must be a Box or Discrete space, but the space is {observation_space}.")
     if isinstance(action_space, gymnasium.spaces.Discrete):
+        if masked:
+            mask = jax.ShapeDtypeStruct((int(action_space.n),), np.bool_)
+            observation = MaskedObservation(observation, mask)
         action = jax.ShapeDtypeStruct((), np.int32)
         return Spec(observation, action, int(action_space.n), None, None, environments, time_limit)
     if isinstance(action_space, gymnasium.spaces.Box):

@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from optimality.environments.gymnasium_environment import GymnasiumEnvironment
 from optimality.sampling.compiled_runner import spec_of
-from optimality.sampling.transitions import Spec, Transition, where
+from optimality.sampling.transitions import MaskedObservation, Spec, Transition, where
 
 
 class GymnasiumRunner:
@@ -35,14 +35,16 @@ class GymnasiumRunner:
     @property
     def spec(self) -> Spec:
         host = self.environment
-        return spec_of(host.observation_space, host.action_space, self.environments, self.time_limit)
+        return spec_of(
+            host.observation_space, host.action_space, self.environments, self.time_limit, masked=host.masked
+        )
 
     def reset(self, policy: Any, key: PRNGKeyArray) -> "GymnasiumRunner":
         """Fresh episodes everywhere. The environment is seeded from the first key, and never again."""
         after = GymnasiumRunner(self.environment, self)
         seed = None if self.is_seeded else int(jax.random.randint(key, (), 0, 2**31 - 1))
         after.is_seeded = True
-        after.observation, _ = self.environment.reset(seed)
+        after.observation = _seen(*self.environment.reset(seed))
         after.carry = _start(policy, None, after.observation, np.ones(self.environments, bool), key, np.int32(0))
         after.running[:] = 0.0
         return after
@@ -57,7 +59,8 @@ class GymnasiumRunner:
             action = np.asarray(action)
             moved = self.environment.step(action)
             counts = alive & moved.valid
-            step = (action, moved.reward, moved.next_observation, moved.terminated, moved.truncated)
+            following = _seen(moved.next_observation, moved.next_mask)
+            step = (action, moved.reward, following, moved.terminated, moved.truncated)
             rows.append((after.observation, *step, counts, extras))
             after.running += np.stack([moved.reward * counts, counts])
             ended = moved.done & counts
@@ -68,7 +71,7 @@ class GymnasiumRunner:
                 alive = alive & ~moved.done
                 if not alive.any():
                     break
-            after.observation, _ = self.environment.restart()
+            after.observation = _seen(*self.environment.restart())
             fresh = ~moved.valid if late else moved.done
             if restart and fresh.any():
                 after.carry = _start(policy, after.carry, after.observation, fresh, key, np.int32(2 * time + 1))
@@ -81,14 +84,22 @@ class GymnasiumRunner:
         return after, Transition(*jax.tree.map(stacked, *rows))
 
 
+def _seen(observation: np.ndarray, mask: np.ndarray | None) -> Any:
+    return observation if mask is None else MaskedObservation(observation, mask)
+
+
 @jax.jit
 def _act(policy, carry, observation, key, time):
-    keys = jax.random.split(jax.random.fold_in(key, time), len(observation))
+    keys = jax.random.split(jax.random.fold_in(key, time), _number(observation))
     return jax.vmap(policy.act)(carry, observation, keys)
 
 
 @jax.jit
 def _start(policy, carry, observation, fresh, key, time):
-    keys = jax.random.split(jax.random.fold_in(key, time), len(observation))
+    keys = jax.random.split(jax.random.fold_in(key, time), _number(observation))
     started = jax.vmap(policy.start)(observation, keys)
     return where(fresh, started, started if carry is None else carry)
+
+
+def _number(observation: Any) -> int:
+    return jax.tree.leaves(observation)[0].shape[0]

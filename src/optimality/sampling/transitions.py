@@ -28,6 +28,22 @@ class Episodes(NamedTuple):
 Collection = Steps | Episodes
 
 
+class MaskedObservation(NamedTuple):
+    """What is seen where states restrict the actions: the observation, and which actions are offered `[actions]`.
+
+    Runners give it for `observation` and `next_observation` of such environments, so that masks travel through rollouts
+    and replay unseen by whoever does not ask for them.
+    """
+
+    observation: Any
+    mask: Any
+
+
+def action_mask_of(observation: Any) -> Any:
+    """Which actions an observation offers, or None where every action always is."""
+    return observation.mask if isinstance(observation, MaskedObservation) else None
+
+
 class Transition(eqx.Module):
     """One step; in a rollout every leaf has leading axes `[time, environment]`.
 
@@ -64,10 +80,11 @@ class Rollout(eqx.Module):
 class Spec(NamedTuple):
     """What a learner needs to know of its environments: shapes and sizes, nothing that depends on numbers' values.
 
-    `actions` counts discrete actions, None where actions are continuous; then `low` and `high` bound them.
+    `actions` counts discrete actions, None where actions are continuous; then `low` and `high` bound them. Where states
+    restrict the actions, `observation` is a `MaskedObservation` of shapes.
     """
 
-    observation: jax.ShapeDtypeStruct
+    observation: jax.ShapeDtypeStruct | MaskedObservation
     action: jax.ShapeDtypeStruct
     actions: int | None
     low: np.ndarray | None
