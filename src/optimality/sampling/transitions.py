@@ -65,6 +65,7 @@ class Spec(NamedTuple):
     """What a learner needs to know of its environments: shapes and sizes, nothing that depends on numbers' values.
 
     `actions` counts discrete actions, None where actions are continuous; then `low` and `high` bound them.
+    `observations` counts observations that are indices, None where they are numbers.
     """
 
     observation: jax.ShapeDtypeStruct
@@ -74,6 +75,7 @@ class Spec(NamedTuple):
     high: np.ndarray | None
     environments: int
     time_limit: int | None
+    observations: int | None = None
 
 
 def environment_reward(transition: Transition) -> Array:
