@@ -193,7 +193,7 @@ class SoftQLearning(AbstractLearner):
             shape = spec.observations, actions
             table = Table(jnp.zeros(shape), jnp.zeros(shape, jnp.int32))
             return SoftQState(table, first, jnp.zeros((), jnp.int32))
-        online = FlatNetwork.of(self.network.build(key, observation_size(spec), actions))
+        online = FlatNetwork.of(self.network.build(key, observation_size(spec), actions, output_gain=0.01))
         policy = SoftQPolicy(online, self.temperature, first, True)
         replay = Replay.empty(example_transition(spec, policy), self.capacity)
         networks = Networks(online, online.vector, self._optimizer().init(online.vector), replay)
