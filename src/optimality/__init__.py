@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from optimality.experiments.training_run import resume as resume
     from optimality.experiments.training_run import train as train
     from optimality.learning.ppo import PPO as PPO
+    from optimality.learning.reinforce import Reinforce as Reinforce
+    from optimality.learning.soft_q_learning import SoftQLearning as SoftQLearning
+    from optimality.learning.soft_q_learning import dqn as dqn
     from optimality.planning.deterministic_planning import DeterministicPlanning as DeterministicPlanning
     from optimality.planning.exact_inference import ExactInference as ExactInference
     from optimality.planning.exact_inference import posterior_dynamics as posterior_dynamics

@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from optimality import registry
 from optimality.experiments.configuration import kind_of
+from optimality.networks.flat import FlatNetwork
 from optimality.policies.tabular import TabularPolicy
 from optimality.sampling.acting import ActingPolicy
 from optimality.sampling.policy import AbstractPolicy
@@ -86,6 +87,7 @@ def load_policy(
 
 
 def _describe(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+    value = value.network if isinstance(value, FlatNetwork) else value  # its leaves have names, and no function
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _describe(getattr(value, f.name), f"{name}.{f.name}", arrays) for f in _fields(value)}
         return {"kind": kind_of(type(value)), "fields": fields}

@@ -49,9 +49,15 @@ def run_chunk(
     rows = {name: np.asarray([float(metrics[name]) for metrics in collected]) for name in collected[0]}
     bad = longest = 0
     for applied in rows.get("applied", ()):
-        bad = 0 if applied == 1.0 else bad + 1
+        bad = bad + 1 if applied < 1.0 else 0
         longest = max(longest, bad)
-    return state, runner, {**{name: values.mean() for name, values in rows.items()}, "bad_updates": longest}
+    return state, runner, {**{name: _mean(values) for name, values in rows.items()}, "bad_updates": longest}
+
+
+def _mean(values: np.ndarray) -> float:
+    """Without steps that had nothing to measure: in one autoreset mode a step may hold no transition."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else np.nan
 
 
 @partial(jax.jit, static_argnums=1)
@@ -64,7 +70,7 @@ def _scan_chunk(learner, state, runner, key, number):
     def body(carry, step_key):
         state, runner, bad = carry
         state, runner, metrics = learner.step(state, runner, step_key)
-        bad = jnp.where(metrics.get("applied", jnp.ones(())) == 1.0, 0, bad + 1)
+        bad = jnp.where(metrics.get("applied", jnp.ones(())) < 1.0, bad + 1, 0)
         return (state, runner, bad), (metrics, bad)
 
     start = (state, runner, jnp.zeros((), jnp.int32))
