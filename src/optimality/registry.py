@@ -52,7 +52,16 @@ METHODS = (
 
 _LEARNING = "optimality.learning"
 
-LEARNERS = (Entry("ppo", f"{_LEARNING}.ppo:PPO", "clipped policy gradients with generalized advantages (default)"),)
+LEARNERS = (
+    Entry("ppo", f"{_LEARNING}.ppo:PPO", "clipped policy gradients with generalized advantages (default)"),
+    Entry("reinforce", f"{_LEARNING}.reinforce:Reinforce", "Monte Carlo policy gradients of whole episodes"),
+    Entry(
+        "soft-q-learning",
+        f"{_LEARNING}.soft_q_learning:SoftQLearning",
+        "maximum-entropy action values from a replay, or a table of them",
+    ),
+    Entry("dqn", f"{_LEARNING}.soft_q_learning:dqn", "the deep Q-network: temperature 0, epsilon-greedy"),
+)
 """Methods of `optimality train`: classes, or presets that make one."""
 
 DEFAULT_LEARNER = "ppo"

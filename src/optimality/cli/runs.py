@@ -75,11 +75,14 @@ def report_command(arguments: list[str]) -> int:
         paths = [path for word in arguments for path in _runs_of(Path(word))]
         if len(paths) == 1 and out is None:
             folder = RunFolder.open(paths[0])
-            if read_config(folder.path).get("command") != "train":
-                raise ValueError(f"{paths[0]} was made by solve: its report is there already.")
-            if not read_metrics(folder.path):
-                raise ValueError(f"{paths[0]} has no metrics yet.")
-            write_training_report(folder)
+            try:
+                if read_config(folder.path).get("command") != "train":
+                    raise ValueError(f"{paths[0]} was made by solve: its report is there already.")
+                if not read_metrics(folder.path):
+                    raise ValueError(f"{paths[0]} has no metrics yet.")
+                write_training_report(folder)
+            finally:
+                folder.release()
             target = folder.path / "report.html"
         else:
             target = Path(out or "report.html")

@@ -21,9 +21,9 @@ def kind_of(cls: type) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean ...?`, or nothing where no name is near."""
+    """`; did you mean ...?`, or a full stop where no name is near."""
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"; did you mean {' or '.join(close)}?" if close else "."
 
 
 def to_table(module: Any) -> dict[str, Any]:

@@ -89,7 +89,8 @@ def plan_training(
     choice = EnvironmentChoice(environment, backend, options) if choice is None else choice
     number = choice.default_number or method.environments
     if chunk is None:
-        chunk = max(1, math.ceil(steps / (evaluations * _steps_of(method, choice, number))))
+        learning = max(1, steps - method.warm_up)
+        chunk = max(1, math.ceil(learning / (evaluations * _steps_of(method, choice, number))))
     return TrainingPlan(
         choice=choice,
         method=method,

@@ -38,9 +38,7 @@ Mask = Bool[Array, "*batch actions"]
 NO_EPSILON = np.zeros((), np.float32)
 
 
-def soft_value(
-    q: Values, temperature: Real, prior: Prior = "none", mask: Mask | None = None
-) -> Float[Array, "*batch"]:
+def soft_value(q: Values, temperature: Real, prior: Prior = "none", mask: Mask | None = None) -> Float[Array, "*batch"]:
     """`tau log sum_a b(a) exp(q(a) / tau)` over the allowed actions; the largest of them at temperature 0."""
     return soft_maximum(q, temperature, log_base(q, prior, mask), where=mask)
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from optimality.sampling.policy import AbstractPolicy
+from optimality.sampling.transitions import MaskedObservation
 
 
 class ActingPolicy:
@@ -28,15 +29,26 @@ class ActingPolicy:
         if seed is not None:
             self._key = jax.random.key(seed)
 
-    def act(self, observation: Any, *, sample: bool = False) -> Any:
+    def act(self, observation: Any, *, sample: bool = False, mask: Any = None) -> Any:
         """The action: an array, or an integer for discrete actions.
 
-        Raises `ValueError` for an observation that is not finite.
+        Args:
+            observation: numbers, or the index of a state.
+            sample: draw the action instead of taking the likeliest.
+            mask: which actions may be taken, where the policy learned with such masks.
+
+        Raises:
+            ValueError: an observation that is not finite.
         """
-        if isinstance(observation, np.ndarray) and observation.dtype.kind == "f":
-            if not np.isfinite(observation).all():
-                raise ValueError(f"the observation is not finite: {observation}.")
+        observation = np.asarray(observation)
+        if observation.dtype.kind != "f":
+            observation = observation.astype(np.int32)
+        elif np.isfinite(observation).all():
             observation = observation.astype(np.float32, copy=False)
+        else:
+            raise ValueError(f"the observation is not finite: {observation}.")
+        if mask is not None:
+            observation = MaskedObservation(observation, np.asarray(mask, bool))
         call = self._calls.get(sample) or self._compiled(sample)
         if sample:
             action, self._carry, self._key = call(self._carry, observation, self._key)
