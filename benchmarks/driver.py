@@ -5,8 +5,8 @@
     uv run python benchmarks/driver.py --small --sb3 /path/to/python
 
 Each measurement is a process of its own: seconds until the first result (imports excluded), compile seconds (the first
-call less a later one of the same length), the median steps a second of several chunks, and peak memory. `--sb3` names the
-interpreter of an environment that has Stable-Baselines3, for example
+call less a later one of the same length), the median steps a second of several chunks, and peak memory. `--sb3` names
+the interpreter of an environment that has Stable-Baselines3, for example
 
     uv venv /tmp/sb3 && uv pip install --python /tmp/sb3 "stable-baselines3==2.9.*" torch --torch-backend cpu
 
@@ -36,9 +36,9 @@ CASES = [
 
 def prepared(name):
     """`(carry, run, environment steps of one unit, units of a chunk)`."""
+    import floors
     import jax
 
-    import floors
     from optimality.environments.catalog import make
     from optimality.environments.gymnasium_environment import GymnasiumEnvironment
     from optimality.learning.ppo import PPO

@@ -1,5 +1,6 @@
 """Stable-Baselines3 with the numbers of `driver.py`, for the interpreter of an environment of its own."""
 
+import itertools
 import json
 import resource
 import statistics
@@ -28,11 +29,12 @@ class Clock(BaseCallback):
 def main():
     name, small = sys.argv[1], "--small" in sys.argv
     torch.set_num_threads(1)
-    network = dict(net_arch=[64, 64], activation_fn=torch.nn.ReLU if name.startswith("dqn") else torch.nn.Tanh)
+    network = {"net_arch": [64, 64], "activation_fn": torch.nn.ReLU if name.startswith("dqn") else torch.nn.Tanh}
     start = time.perf_counter()
     if name.startswith("dqn"):
         model = DQN(
-            "MlpPolicy", make_vec_env("CartPole-v1", 1), learning_rate=5e-4, batch_size=64, train_freq=1, gradient_steps=1,
+            "MlpPolicy", make_vec_env("CartPole-v1", 1), learning_rate=5e-4, batch_size=64,
+            train_freq=1, gradient_steps=1,
             buffer_size=1_000_000 if "1m" in name else 20_000, tau=0.005, target_update_interval=1, learning_starts=100,
             exploration_initial_eps=0.05, exploration_final_eps=0.05, policy_kwargs=network, device="cpu",
         )  # fmt: skip
@@ -45,8 +47,8 @@ def main():
         chunk, chunks = (1_024, 3) if small else (5_120, 6)
     clock = Clock(chunk)
     model.learn(chunk * (chunks + 2), callback=clock)
-    walls = [b[0] - a[0] for a, b in zip(clock.times[1:], clock.times[2:])]
-    cpus = [b[1] - a[1] for a, b in zip(clock.times[1:], clock.times[2:])]
+    walls = [b[0] - a[0] for a, b in itertools.pairwise(clock.times[1:])]
+    cpus = [b[1] - a[1] for a, b in itertools.pairwise(clock.times[1:])]
     record = {
         "steps_per_s": round(chunk / statistics.median(walls)),
         "best_steps_per_s": round(chunk / min(walls)),

@@ -149,7 +149,7 @@ class PPO:
         return action, jnp.take_along_axis(log_p, action[:, None], 1)[:, 0]
 
     def learn(self, state, rows, key):
-        """`rows`: observation, action, log probability, reward, next observation, fallen, over; `[time, environment]`."""
+        """`rows`: observation, action, log probability, reward, next observation, fallen, over."""
         (flat, moments), (x, action, log_prob, reward, after, fallen, over) = state, rows
         value = self.value(flat, x)
         delta = reward + DISCOUNT * (1.0 - fallen) * self.value(flat, after) - value

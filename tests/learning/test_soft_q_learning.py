@@ -14,7 +14,8 @@ from optimality.environments.catalog import make
 from optimality.environments.probes import ActionObservationReward, DelayedReward, EndlessReward
 from optimality.environments.tabular import TabularEnvironment
 from optimality.environments.wrappers import TimeLimit
-from optimality.learning.soft_q_learning import SoftQLearning, Table, behavior, double_value, dqn, soft_value
+from optimality.learning.action_values import Table, behavior, double_value, soft_value
+from optimality.learning.soft_q_learning import SoftQLearning, dqn
 from optimality.networks.mlp import MLP
 from optimality.planning.backups import Sweep, action_values, backup
 from optimality.sampling.compiled_runner import CompiledRunner
@@ -329,7 +330,7 @@ def test_exploration_is_uniform_first_and_then_follows_its_schedule():
 
 def test_wrong_sizes_and_spaces_are_refused():
     spec = CompiledRunner(make("CartPole-v1"), 3).spec
-    with pytest.raises(ValueError, match="0.5 updates for each of 3 collected transitions are 1.5"):
+    with pytest.raises(ValueError, match=r"0\.5 updates for each of 3 collected transitions are 1\.5"):
         SoftQLearning(updates_per_step=0.5).init(spec, jax.random.key(0))
     with pytest.raises(ValueError, match="needs discrete actions"):
         SoftQLearning().init(CompiledRunner(make("Pendulum-v1"), 1).spec, jax.random.key(0))
@@ -339,8 +340,8 @@ def test_wrong_sizes_and_spaces_are_refused():
 @pytest.mark.parametrize("prior", ["none", "uniform"])
 def test_a_table_converges_to_soft_value_iteration(prior):
     """Ten seeds of 102,400 transitions, from sampled outcomes only. The largest error over pairs had mean 0.021 and
-    largest value 0.038 over the seeds (with three times as many 0.010 and 0.017), of values up to 5.2 (`none`) and 3.8; the
-    other form is 1.4 away, the same at a temperature of 0.4 instead of 0.5 is 0.1 to 0.2."""
+    largest value 0.038 over the seeds (with three times as many 0.010 and 0.017), of values up to 5.2 (`none`) and 3.8;
+    the other form is 1.4 away, the same at a temperature of 0.4 instead of 0.5 is 0.1 to 0.2."""
     problem = ox.random_mdp(4, 2, 3, seed=0, criterion=ox.Discounted(DISCOUNT))
     exact = ox.solve(problem, ox.SoftValueIteration(temperature=0.5, prior=prior)).details.q
     numbers = {"epsilon_start": 0.3, "epsilon_end": 0.3}
@@ -363,8 +364,8 @@ def test_a_table_converges_to_soft_value_iteration(prior):
 
 
 def test_cartpole_is_learned():
-    """15,000 steps with defaults: over seeds 0 to 7 the evaluation had mean 246, deviation 50 and smallest value 184; untrained
-    policies get about 20."""
+    """15,000 steps with defaults: over seeds 0 to 7 the evaluation had mean 246, deviation 50 and smallest value 184;
+    untrained policies get about 20."""
     scores = []
     for seed in range(3):
         learner, state, _, _ = trained(make("CartPole-v1"), dqn(), 14_000, seed)

@@ -13,6 +13,9 @@ from optimality.sampling.compiled_runner import CompiledRunner
 from optimality.sampling.learner import AbstractLearner, Metrics, split
 from optimality.sampling.transitions import Episodes, Steps, Transition
 
+KEYS_AT_ONCE = 32
+"""Host loops split this many keys in one compiled call, whose compilation takes time in proportion to their number."""
+
 
 def strong(tree: Any) -> Any:
     """Python numbers and weakly typed arrays as arrays of one definite type; otherwise a chunk compiles twice."""
@@ -40,16 +43,13 @@ def run_chunk(
     if isinstance(runner, CompiledRunner):
         return _scan_chunk(learner, state, runner, key, number)
     collected = []
-    for step_key in _keys(key, number):
-        state, runner, metrics = learner.step(state, runner, step_key)
-        collected.append(metrics)
-    means = {name: np.nanmean([float(metrics[name]) for metrics in collected]) for name in collected[0]}
-    return state, runner, means
-
-
-@partial(jax.jit, static_argnums=1)
-def _keys(key: PRNGKeyArray, number: int) -> tuple[PRNGKeyArray, ...]:
-    return tuple(jax.random.split(key, number))
+    while len(collected) < number:
+        key, *step_keys = split(key, KEYS_AT_ONCE + 1)
+        for step_key in step_keys[: number - len(collected)]:
+            state, runner, metrics = learner.step(state, runner, step_key)
+            collected.append(metrics)
+    names, values = list(collected[0]), jax.device_get([list(metrics.values()) for metrics in collected])
+    return state, runner, dict(zip(names, np.nanmean(np.array(values, float), axis=0).tolist(), strict=True))
 
 
 @partial(jax.jit, static_argnums=4, donate_argnums=1)
