@@ -58,9 +58,9 @@ class SoftQLearning(AbstractLearner):
     indices, a network for numbers.
 
     A table is updated by each observed transition, in order, with a step of its own for each pair,
-    `(1 + (1 - discount) n)^-step_decay` after n updates: its sum diverges and that of its squares converges (Robbins
-    and Monro 1951) where `1/2 < step_decay <= 1`, so that values converge where every pair is met for ever, and at 1 their
-    error falls as fast as any (Wainwright 2019). It uses neither replay, network nor optimizer.
+    `(1 + (1 - discount) n)^-step_decay` after n updates. The sum of these diverges and that of their squares converges
+    where `1/2 < step_decay <= 1` (Robbins and Monro 1951), so that values converge where every pair is met for ever; at
+    1 their error falls as fast as any (Wainwright 2019). It uses neither replay, network nor optimizer.
     """
 
     _: KW_ONLY
