@@ -182,7 +182,7 @@ def test_probes_are_solved(continuous):
 
 def test_numbers_compile_nothing_and_wrong_choices_are_refused():
     environment = TimeLimit(EndlessReward(), 8)
-    learner, state, runner, _ = trained(environment, 3)
+    _, state, runner, _ = trained(environment, 3)
     with counted_compilations() as compilations:
         other = strong(Reinforce(**{**SMALL, "learning_rate": 1e-4, "temperature": 0.3, "discount": 0.5}))
         run_chunk(other, state, runner, jax.random.key(5), 3)

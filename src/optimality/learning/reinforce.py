@@ -6,9 +6,9 @@
 With a temperature later entropies count in `G`, and each step's own is differentiated as it is. `discount^t` belongs to
 the gradient of the discounted return; much code drops it (Nota and Thomas 2020).
 
-Episodes are cut by the environment's time limit, and `G` is the return of what was shown: without a critic the objective
-is that of the finite episode. With `baseline="value"` a truncated episode is continued by the critic's value of its true
-last observation, so that a time limit cuts nothing; a terminated one is not.
+Episodes are cut by the environment's time limit, and `G` is the return of what was shown: without a critic the
+objective is that of the finite episode. With `baseline="value"` a truncated episode is continued by the critic's value
+of its true last observation, so that a time limit cuts nothing; a terminated one is not.
 """
 
 from dataclasses import KW_ONLY

@@ -13,6 +13,9 @@ from optimality.sampling.compiled_runner import CompiledRunner
 from optimality.sampling.learner import AbstractLearner, Metrics, split
 from optimality.sampling.transitions import Episodes, Steps, Transition
 
+KEYS_AT_ONCE = 32
+"""Host loops split this many keys in one compiled call, whose compilation takes time in proportion to their number."""
+
 
 def strong(tree: Any) -> Any:
     """Python numbers and weakly typed arrays as arrays of one definite type; otherwise a chunk compiles twice."""
@@ -43,26 +46,24 @@ def run_chunk(
     if isinstance(runner, CompiledRunner):
         return _scan_chunk(learner, state, runner, key, number)
     collected = []
-    for step_key in _keys(key, number):
-        state, runner, metrics = learner.step(state, runner, step_key)
-        collected.append(metrics)
-    rows = {name: np.asarray([float(metrics[name]) for metrics in collected]) for name in collected[0]}
+    while len(collected) < number:
+        key, *step_keys = split(key, KEYS_AT_ONCE + 1)
+        for step_key in step_keys[: number - len(collected)]:
+            state, runner, metrics = learner.step(state, runner, step_key)
+            collected.append(metrics)
+    values = jax.device_get([list(metrics.values()) for metrics in collected])
+    rows = dict(zip(collected[0], np.array(values, float).T, strict=True))
     bad = longest = 0
     for applied in rows.get("applied", ()):
         bad = bad + 1 if applied < 1.0 else 0
         longest = max(longest, bad)
-    return state, runner, {**{name: _mean(values) for name, values in rows.items()}, "bad_updates": longest}
+    return state, runner, {**{name: _mean(column) for name, column in rows.items()}, "bad_updates": longest}
 
 
 def _mean(values: np.ndarray) -> float:
     """Without steps that had nothing to measure: in one autoreset mode a step may hold no transition."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else np.nan
-
-
-@partial(jax.jit, static_argnums=1)
-def _keys(key: PRNGKeyArray, number: int) -> tuple[PRNGKeyArray, ...]:
-    return tuple(jax.random.split(key, number))
 
 
 @partial(jax.jit, static_argnums=4, donate_argnums=1)
