@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from optimality.core.result import SolverError as SolverError
     from optimality.core.solve import Solution as Solution
     from optimality.core.solve import solve as solve
+    from optimality.environments.catalog import make as make
+    from optimality.experiments.evaluation import evaluate as evaluate
     from optimality.experiments.saved_policy import load_policy as load_policy
+    from optimality.experiments.training_run import Run as Run
+    from optimality.experiments.training_run import TrainingFailed as TrainingFailed
+    from optimality.experiments.training_run import resume as resume
+    from optimality.experiments.training_run import train as train
+    from optimality.learning.ppo import PPO as PPO
+    from optimality.learning.reinforce import Reinforce as Reinforce
+    from optimality.learning.soft_q_learning import SoftQLearning as SoftQLearning
+    from optimality.learning.soft_q_learning import dqn as dqn
     from optimality.planning.deterministic_planning import DeterministicPlanning as DeterministicPlanning
     from optimality.planning.exact_inference import ExactInference as ExactInference
     from optimality.planning.exact_inference import posterior_dynamics as posterior_dynamics

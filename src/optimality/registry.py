@@ -50,6 +50,25 @@ METHODS = (
 )
 """Methods of `optimality solve`."""
 
+_LEARNING = "optimality.learning"
+
+LEARNERS = (Entry("ppo", f"{_LEARNING}.ppo:PPO", "clipped policy gradients with generalized advantages (default)"),)
+"""Methods of `optimality train`: classes, or presets that make one."""
+
+DEFAULT_LEARNER = "ppo"
+
+SAVED = {
+    "tabular-policy": "optimality.policies.tabular:TabularPolicy",
+    "actor-policy": f"{_LEARNING}.actor:ActorPolicy",
+    "actor": f"{_LEARNING}.actor:Actor",
+    "soft-q-policy": f"{_LEARNING}.soft_q_learning:SoftQPolicy",
+    "table": f"{_LEARNING}.soft_q_learning:Table",
+    "perceptron": "optimality.networks.mlp:Perceptron",
+    "gru-cell": "optimality.networks.gru:GRUCell",
+    "running-normalizer": "optimality.sampling.normalizers:RunningNormalizer",
+}
+"""Modules that a saved policy may be made of: how a file names them, and where they are."""
+
 EVALUATION = (
     Entry("policy-evaluation", f"{_PLANNING}.policy_evaluation:PolicyEvaluation", "what a given policy is worth"),
 )
@@ -74,6 +93,34 @@ CRITERIA = (
 )
 
 
+ENVIRONMENTS = (
+    Entry("CartPole-v1", "optimality.environments.cartpole:CartPole", "balance a pole on a cart"),
+    Entry("Pendulum-v1", "optimality.environments.pendulum:Pendulum", "swing a pendulum up; continuous actions"),
+    Entry("MountainCar-v0", "optimality.environments.mountain_car:MountainCar", "out of a valley with a weak motor"),
+    Entry(
+        "MountainCarContinuous-v0",
+        "optimality.environments.mountain_car_continuous:MountainCarContinuous",
+        "the same with continuous actions",
+    ),
+    Entry("Acrobot-v1", "optimality.environments.acrobot:Acrobot", "swing up two links by the joint between them"),
+    Entry("GridWorld-v0", "optimality.problems.gridworld:gridworld", "a text map with walls, goals and holes"),
+    Entry("Chain-v0", "optimality.problems.generators:chain", "a corridor with a small and a large reward"),
+    Entry("RiverSwim-v0", "optimality.problems.generators:river_swim", "swim up a river against the current"),
+    Entry("DeepSea-v0", "optimality.problems.generators:deep_sea", "one action sequence leads to the treasure"),
+    Entry("ConstantReward-v0", "optimality.environments.probes:ConstantReward", "a probe: is a value learned?"),
+    Entry("ObservationReward-v0", "optimality.environments.probes:ObservationReward", "a probe: of observations?"),
+    Entry("DelayedReward-v0", "optimality.environments.probes:DelayedReward", "a probe: is the future discounted?"),
+    Entry("EndlessReward-v0", "optimality.environments.probes:EndlessReward", "a probe: do time limits cut values?"),
+    Entry("ActionReward-v0", "optimality.environments.probes:ActionReward", "a probe: is an action learned?"),
+    Entry(
+        "ActionObservationReward-v0",
+        "optimality.environments.probes:ActionObservationReward",
+        "a probe: does the action follow the observation?",
+    ),
+)
+"""Environments that compile; any Gymnasium id is one too."""
+
+
 def find(entries: tuple[Entry, ...], name: str) -> Entry | None:
     """The entry of that name, or None."""
     return next((entry for entry in entries if entry.name == name), None)
@@ -88,17 +135,27 @@ EXPORTS = {
     "PolicyEvaluation": "optimality.planning.policy_evaluation",
     "PolicyIteration": "optimality.planning.policy_iteration",
     "Result": "optimality.core.result",
+    "SoftQLearning": "optimality.learning.soft_q_learning",
     "SoftValueIteration": "optimality.planning.soft_value_iteration",
     "Solution": "optimality.core.solve",
     "SolverError": "optimality.core.result",
     "TabularMDP": "optimality.problems.tabular",
     "TabularPolicy": "optimality.policies.tabular",
+    "PPO": "optimality.learning.ppo",
+    "Reinforce": "optimality.learning.reinforce",
+    "Run": "optimality.experiments.training_run",
+    "TrainingFailed": "optimality.experiments.training_run",
+    "evaluate": "optimality.experiments.evaluation",
+    "make": "optimality.environments.catalog",
+    "resume": "optimality.experiments.training_run",
+    "train": "optimality.experiments.training_run",
     "UnderPolicy": "optimality.planning.policy_evaluation",
     "UntilTermination": "optimality.problems.criterion",
     "ValueIteration": "optimality.planning.value_iteration",
     "VariationalInference": "optimality.planning.variational_inference",
     "chain": "optimality.problems.generators",
     "deep_sea": "optimality.problems.generators",
+    "dqn": "optimality.learning.soft_q_learning",
     "load_policy": "optimality.experiments.saved_policy",
     "gridworld": "optimality.problems.gridworld",
     "optimism": "optimality.planning.optimism",

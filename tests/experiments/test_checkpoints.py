@@ -1,12 +1,9 @@
 """Checkpoints: exact, atomic under SIGKILL, and outspoken about damage."""
 
 import json
-import random
-import signal
 import subprocess
 import sys
-import textwrap
-import time
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -17,6 +14,7 @@ import pytest
 from optimality.environments.catalog import make
 from optimality.experiments.checkpoints import complete_checkpoints, load_checkpoint, save_checkpoint
 from optimality.learning.ppo import PPO
+from optimality.networks.mlp import MLP
 from optimality.sampling.compiled_runner import CompiledRunner
 from optimality.sampling.loop import begin, run_chunk, strong
 
@@ -99,40 +97,20 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
 
 
-WRITER = """
-    import sys, numpy as np
-    from pathlib import Path
-    from optimality.experiments.checkpoints import save_checkpoint
-    print("ready", flush=True)
-    step = 0
-    while True:
-        step += 1
-        save_checkpoint(Path(sys.argv[1]), step, {"x": np.full(400_000, float(step))}, {"step": step})
-"""
-
-
-def test_killed_at_any_moment_the_newest_complete_one_loads(tmp_path):
-    moments = random.Random(0)
-    for _ in range(6):
-        process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(moments.uniform(0.05, 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        newest = complete_checkpoints(tmp_path)
-        if newest:
-            loaded, about = load_checkpoint(newest[-1], {"x": np.zeros(400_000)})
-            assert (loaded["x"] == about["step"]).all()
-    assert newest
+def test_killed_at_any_moment_the_newest_complete_one_loads():
+    """Twenty kills on a busy machine; benchmarks/results/checkpoint_kills.jsonl has a hundred. Some strike a write."""
+    script = Path(__file__).parents[2] / "benchmarks" / "checkpoint_kills.py"
+    done = subprocess.run(
+        [sys.executable, script, "--kills", "20", "--no-result"], capture_output=True, text=True, check=True
+    )
+    result = json.loads(done.stdout)
+    assert result["loaded"] >= 15  # the first kills may come before the first checkpoint
+    assert result["half_written"] >= 1
 
 
 def test_training_goes_on_to_the_same_bits(tmp_path):
     """Two chunks in a row, and two with a save and a load between them."""
-    learner = strong(PPO(rollout_steps=16, environments=4, hidden=(8,)))
+    learner = strong(PPO(rollout_steps=16, environments=4, network=MLP(hidden=(8,))))
     fresh = begin(learner, strong(CompiledRunner(make("CartPole-v1"), 4)), jax.random.key(0))
     state, runner, _ = run_chunk(learner, *fresh, jax.random.key(1), 3)
     path = save_checkpoint(tmp_path, 1, {"state": state, "runner": runner}, {})

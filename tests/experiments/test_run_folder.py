@@ -16,7 +16,7 @@ from optimality.experiments.temperature_sweep import is_small, temperature_sweep
 
 
 def test_life_of_a_folder(tmp_path):
-    folder = RunFolder(
+    folder = RunFolder.create(
         tmp_path, method="m", problem="module:Env/v1", seed=3, config={"problem": {"kind": "chain"}}, command=["x"]
     )
     assert folder.path.name.split("-", 1)[1].startswith("m-module_Env_v1-s3-")

@@ -5,7 +5,13 @@ import json
 from optimality import registry
 from optimality.cli.main import complain
 
-_GROUPS = {"methods": registry.METHODS, "problems": registry.PROBLEMS, "criteria": registry.CRITERIA}
+_GROUPS = {
+    "methods of solve": registry.METHODS,
+    "methods of train": registry.LEARNERS,
+    "environments": registry.ENVIRONMENTS,
+    "problems": registry.PROBLEMS,
+    "criteria": registry.CRITERIA,
+}
 
 
 def list_command(arguments: list[str]) -> int:

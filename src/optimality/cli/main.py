@@ -5,17 +5,25 @@ import sys
 
 from optimality import registry
 
+COMMANDS = ("solve", "train", "evaluate", "resume", "runs", "report", "list", "doctor")
+
 HELP = """usage: optimality COMMAND ...
 
 Reinforcement learning as probabilistic inference.
 
 commands:
-  solve PROBLEM [METHOD] [options]   plan in a known model, check it in the real environment, write a report
-  list                               problems, methods and criteria by name
-  doctor                             versions, devices, precision and cache of this machine
+  solve PROBLEM [METHOD] [options]      plan in a known model, check it in the real environment, write a report
+  train ENVIRONMENT [METHOD] [options]  learn where a model is only sampled
+  evaluate RUN                          play episodes by a run's policy, and look at one
+  resume RUN                            go on with a run that was stopped or killed
+  runs [FOLDER]                         what lies in the run folders
+  report RUN...                         write a run's page anew, or compare several
+  list                                  problems, environments and methods by name
+  doctor                                versions, devices, precision and cache of this machine
 
   optimality solve FrozenLake-v1
-  optimality solve --help            options and exit codes
+  optimality train CartPole-v1 ppo
+  optimality COMMAND --help             options and exit codes
 """
 
 SOLVE_HELP = """usage: optimality solve PROBLEM [METHOD] [options]
@@ -44,6 +52,66 @@ exit codes: 0 done; 1 the measured return is 4 or more standard errors from the 
 """
 
 
+TRAIN_HELP = """usage: optimality train ENVIRONMENT [METHOD] [options]
+
+ENVIRONMENT is a Gymnasium id (CartPole-v1, LunarLander-v3, your own registered one) or one of ours; `optimality list`.
+An id that both have runs the compiled JAX version.
+
+METHOD:
+{methods}
+
+options:
+  --steps N                environment steps in all (100000)
+  --seed N                 everything random follows from it (0)
+  --seeds N                the same from N seeds, from --seed on, and a report with intervals over them
+  --executor NAME          of the seeds: processes | vmap | sequential
+  --environment-backend B  auto | jax | gymnasium
+  --environment.NAME VALUE an option of the environment: --environment.gravity 3.7, --environment.time-limit 200
+  --evaluations N          how many, evenly spread (20); each is of --evaluation-episodes N (20)
+  --target X               stop when the mean return of an evaluation reaches X
+  --seconds X              stop after X seconds
+  --chunk N                learner steps between evaluations, instead of --evaluations
+  --max-bad-updates N      stop after N steps in a row whose update was not finite (10)
+  --keep N                 checkpoints that are kept (3)
+  --out FOLDER             where run folders go (runs/)
+  --config FILE            repeat a run from its config.toml (or its folder); other options override it
+  --json                   the summary as JSON on standard output, and nothing else there
+  and the method's own hyper-parameters: optimality train CartPole-v1 ppo --help
+
+exit codes: 0 done; 2 bad input; 3 learning or the environment failed; 130 interrupted, 143 terminated: the chunk was
+            finished and saved, `optimality resume RUN` goes on
+"""
+
+OTHER_HELP = {
+    "evaluate": """usage: optimality evaluate RUN [ENVIRONMENT] [options]
+
+Plays whole episodes by the policy of a training run: by its mode and, where it draws its actions, by drawing them.
+
+options:
+  --which last|best        which policy (last)
+  --episodes N             at least so many (100)
+  --seed N                 of the episodes (0)
+  --environment-backend B  jax | gymnasium; by default what the run used
+  --environment.NAME VALUE an option of the environment
+  --render [FILE.gif]      one episode as an animation, by default in the run's evaluation/; `--render human`: a window
+  --json                   the numbers as JSON
+""",
+    "resume": """usage: optimality resume RUN [--steps N] [--json]
+
+Goes on from the newest complete checkpoint: on JAX environments to the same bits as if it had never stopped, on
+Gymnasium environments with what was learned, from fresh episodes. --steps: in all, for longer than was asked before.
+""",
+    "runs": """usage: optimality runs [FOLDER] [--json]
+
+Lists the run folders in FOLDER (runs/), with their state: a run that says `killed` was, and can be resumed.
+""",
+    "report": """usage: optimality report RUN... [--out FILE.html]
+
+One run: writes its report.html anew. Several, or a folder of them: compares them, with intervals over seeds.
+""",
+}
+
+
 def script() -> None:
     """The console script."""
     code = main()
@@ -69,6 +137,12 @@ def main(arguments: list[str] | None = None) -> int:
     if command == "solve" and (not rest or rest in (["-h"], ["--help"])):
         print(SOLVE_HELP.format(problems=_columns(registry.PROBLEMS), methods=_columns(registry.METHODS)), end="")
         return 0 if rest else 2
+    if command == "train" and (not rest or rest in (["-h"], ["--help"])):
+        print(TRAIN_HELP.format(methods=_columns(registry.LEARNERS)), end="")
+        return 0 if rest else 2
+    if command in OTHER_HELP and rest in (["-h"], ["--help"]):
+        print(OTHER_HELP[command], end="")
+        return 0
     try:
         return _run(command, rest)
     except KeyboardInterrupt:
@@ -84,6 +158,18 @@ def _run(command: str, rest: list[str]) -> int:
         from optimality.cli.solve import solve_command
 
         return solve_command(rest)
+    if command in ("train", "resume"):
+        from optimality.cli.train import resume_command, train_command
+
+        return train_command(rest) if command == "train" else resume_command(rest)
+    if command == "evaluate":
+        from optimality.cli.evaluate import evaluate_command
+
+        return evaluate_command(rest)
+    if command in ("runs", "report"):
+        from optimality.cli.runs import report_command, runs_command
+
+        return runs_command(rest) if command == "runs" else report_command(rest)
     if command == "list":
         from optimality.cli.list import list_command
 
@@ -94,9 +180,9 @@ def _run(command: str, rest: list[str]) -> int:
         return doctor_command(rest)
     import difflib
 
-    close = difflib.get_close_matches(command, ("solve", "list", "doctor"), n=1, cutoff=0.4)
+    close = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.4)
     hint = f" Did you mean {close[0]}?" if close else ""
-    return complain(f"unknown command {command!r}.{hint} Commands are solve, list and doctor.")
+    return complain(f"unknown command {command!r}.{hint} Commands are {', '.join(COMMANDS)}.")
 
 
 def complain(message: str) -> int:

@@ -4,6 +4,7 @@ A field that chooses among modules is given as `--field NAME` with its options a
 make a subcommand of it, so one pass over the arguments first puts the named module into the default.
 """
 
+import ast
 import dataclasses
 import os
 import typing
@@ -113,3 +114,41 @@ def take_group(arguments: list[str], name: str) -> tuple[dict[str, str], list[st
         value, arguments = take_option(arguments, key)
         found[key.removeprefix(f"{name}.").replace("-", "_")] = str(value)
     return found, arguments
+
+
+def literals(options: dict[str, str]) -> dict[str, Any]:
+    """`3`, `0.5`, `[1, 2]` and `true` as what they say, anything else as text; nothing is evaluated."""
+    return {key: _literal(value) for key, value in options.items()}
+
+
+def _literal(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def whole(name: str, text: str | None, default: Any, least: int) -> Any:
+    """The whole number that was given, else the default; `ValueError` where it is less than `least` or no number."""
+    if text is None:
+        return default
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"--{name} must be a whole number, at least {least}, but {text!r} was given.")
+    return number
+
+
+def number(name: str, text: str | None, default: Any) -> Any:
+    """The number that was given, else the default; `ValueError` where it is none."""
+    if text is None:
+        return default
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--{name} must be a number, but {text!r} was given.") from None

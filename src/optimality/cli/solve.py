@@ -1,6 +1,5 @@
 """`optimality solve`: parse, run, print."""
 
-import ast
 import importlib
 import os
 import sys
@@ -9,7 +8,7 @@ from typing import Any
 
 from optimality import registry
 from optimality.cli.main import complain
-from optimality.cli.options import parse, take_flag, take_group, take_option
+from optimality.cli.options import literals, parse, take_flag, take_group, take_option, whole
 from optimality.core.result import SolverError
 from optimality.experiments.configuration import from_table, nearest
 from optimality.experiments.planning_run import PlanningRun, run_planning
@@ -56,7 +55,7 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
         raise ValueError("solve needs a PROBLEM, for example FrozenLake-v1; `optimality list` has the names.")
     name = names[0] if names else stored["kind"]
     same_problem = name == stored.get("kind")
-    problem_options = {**(stored.get("options", {}) if same_problem else {}), **_literals(given)}
+    problem_options = {**(stored.get("options", {}) if same_problem else {}), **literals(given)}
     criterion = _criterion(criterion_name, criterion_options, config if same_problem else {})
     choice = ProblemChoice(name, problem_options, criterion)
     method = _method(names[1] if len(names) > 1 else None, arguments, config)
@@ -70,8 +69,8 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
         "run": {
             "choice": choice,
             "method": method,
-            "episodes": _whole("episodes", episodes, run["episodes"], 1),
-            "seed": _whole("seed", seed, run["seed"], 0),
+            "episodes": whole("episodes", episodes, run["episodes"], 1),
+            "seed": whole("seed", seed, run["seed"], 0),
             "sweep": sweeps[wish],
             "out": Path(out or "runs"),
         },
@@ -98,40 +97,13 @@ def _criterion(name: str | None, options: dict[str, str], config: dict[str, Any]
         table = stored
     else:
         kept = stored if stored is not None and (name is None or name == stored["kind"]) else {}
-        table = {**kept, **({} if name is None else {"kind": name}), **_literals(options)}
+        table = {**kept, **({} if name is None else {"kind": name}), **literals(options)}
     if table is None:
         return None
     classes = [getattr(importlib.import_module(entry.module), entry.attribute) for entry in registry.CRITERIA]
     if "kind" not in table:
         raise ValueError("--criterion.OPTION needs --criterion NAME: " + ", ".join(e.name for e in registry.CRITERIA))
     return from_table(table, classes, "criterion")
-
-
-def _literals(options: dict[str, str]) -> dict[str, Any]:
-    """`3`, `0.5`, `[1, 2]` and `true` as what they say, anything else as text; nothing is evaluated."""
-    return {key: _literal(value) for key, value in options.items()}
-
-
-def _literal(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _whole(name: str, text: str | None, default: int, least: int) -> int:
-    if text is None:
-        return default
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise ValueError(f"--{name} must be a whole number, at least {least}, but {text!r} was given.")
-    return number
 
 
 def _print(run: PlanningRun, path: Path | None) -> None:

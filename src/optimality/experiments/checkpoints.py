@@ -66,7 +66,7 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path, like: PyTree, about: dict[str, Any] | None = None) -> tuple[PyTree, dict[str, Any]]:
-    """`(tree, about)` with the structure of `like`.
+    """`(tree, about)` with the structure of `like`, whose leaves are arrays or their shapes.
 
     Raises `ValueError` naming the file: missing, truncated or altered data, another schema, arrays of other names or
     shapes, or an `about` that differs from the one given in any of its entries.
@@ -121,18 +121,19 @@ def _from_arrays(arrays: dict[str, np.ndarray], like: PyTree, path: Path) -> PyT
         )
     filled = []
     for name, leaf in wanted.items():
-        is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # pyright: ignore
-        expected = jax.random.key_data(leaf) if is_key else leaf
+        on_device = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+        is_key = on_device and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # pyright: ignore
+        expected = jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf if on_device else np.asarray(leaf)
         array = arrays[name]
-        if array.shape != np.shape(expected) or array.dtype != np.asarray(expected).dtype:
+        if array.shape != expected.shape or array.dtype != expected.dtype:
             raise ValueError(
                 f"{path} does not fit: {name} is {array.dtype}{list(array.shape)}, but "
-                f"{np.asarray(expected).dtype}{list(np.shape(expected))} is needed."
+                f"{expected.dtype}{list(expected.shape)} is needed."
             )
         if is_key:
             filled.append(jax.random.wrap_key_data(jax.numpy.asarray(array)))
         else:
-            filled.append(jax.numpy.asarray(array) if isinstance(leaf, jax.Array) else array)
+            filled.append(jax.numpy.asarray(array) if on_device else array)
     return jax.tree_util.tree_unflatten(structure, filled)
 
 

@@ -6,6 +6,7 @@ modules become nested tables. Only classes that the caller offers can be named, 
 
 import dataclasses
 import difflib
+import inspect
 import re
 from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin
@@ -88,4 +89,6 @@ def _from_toml(value: Any, choices: tuple[type, ...], where: str) -> Any:
 def choices_of(annotation: Any) -> tuple[type, ...]:
     """The module classes among which a field chooses: those of a union, or the one class."""
     candidates = get_args(annotation) or (annotation,)
-    return tuple(c for c in candidates if isinstance(c, type) and dataclasses.is_dataclass(c))
+    return tuple(
+        c for c in candidates if isinstance(c, type) and dataclasses.is_dataclass(c) and not inspect.isabstract(c)
+    )

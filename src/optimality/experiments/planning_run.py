@@ -137,7 +137,7 @@ def run_planning(
             "method": to_table(method),
             "run": {"episodes": episodes, "seed": seed, "sweep": "auto" if sweep is None else sweep},
         }
-        folder = RunFolder(
+        folder = RunFolder.create(
             out, method=kind_of(type(method)), problem=mdp.name, seed=seed, config=config, command=command or []
         )
     try:

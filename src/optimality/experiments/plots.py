@@ -1,5 +1,8 @@
 """Figures, each a public function that returns a matplotlib `Figure`; nothing here opens a window."""
 
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -8,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from optimality.core.fixed_point import Trace
-from optimality.experiments.statistics import MeanInterval
+from optimality.experiments.statistics import MeanInterval, bootstrap_interval
 from optimality.experiments.temperature_sweep import TemperatureSweep
 from optimality.planning.optimism import Optimism
 from optimality.policies.tabular import TabularPolicy
@@ -191,6 +194,58 @@ def plot_temperature_sweep(
         if temperature and sweep.temperature[0] <= temperature <= sweep.temperature[-1]:
             axis.axvline(temperature, color=GRAY, linestyle=":", linewidth=1.0)
     return figure
+
+
+Rows = Sequence[dict[str, Any]]
+"""Metrics of one run."""
+
+
+def plot_learning_curve(groups: Mapping[str, Sequence[Rows]], *, target: float | None = None) -> Figure:
+    """Evaluation returns against environment steps; a group of several runs as interquartile mean and 95 % interval.
+
+    One run is drawn with the standard error over its evaluation's episodes left out: that says nothing of other seeds.
+    """
+    figure, axes = _figure(7.0, 3.4)
+    for color, (label, runs) in zip(itertools.cycle((BLUE, ORANGE, GREEN, GRAY)), groups.items(), strict=False):
+        if len(runs) == 1:
+            axes.plot(_column(runs[0], "step"), _column(runs[0], "evaluation_return"), color=color, label=label)
+            collected = _column(runs[0], "episode_return")
+            axes.plot(_column(runs[0], "step"), collected, color=color, alpha=0.35, linewidth=1.0)
+            continue
+        steps = _column(min(runs, key=lambda run: run[-1]["step"]), "step")
+        scores = np.stack([np.interp(steps, _column(run, "step"), _column(run, "evaluation_return")) for run in runs])
+        bands = np.array([bootstrap_interval([column]) for column in scores.T])
+        axes.fill_between(steps, bands[:, 1], bands[:, 2], color=color, alpha=0.2, linewidth=0.0)
+        axes.plot(steps, bands[:, 0], color=color, label=f"{label}, {len(runs)} runs")
+    if target is not None:
+        axes.axhline(target, color=GRAY, linestyle=":", linewidth=1.0)
+    axes.set(xlabel="environment steps", ylabel="return", title="return of an evaluation (pale: while exploring)")
+    if len(groups) > 1 or any(len(runs) > 1 for runs in groups.values()):
+        axes.legend()
+    return figure
+
+
+def plot_metrics(runs: Sequence[Rows], names: Sequence[str]) -> Figure | None:
+    """The course of some metrics, one small panel each; None where no run has any of them."""
+    names = [name for name in names if any(np.isfinite(_column(run, name)).any() for run in runs)]
+    if not names:
+        return None
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(3.1 * columns, 2.2 * rows), layout="constrained")
+        panels = np.asarray(figure.subplots(rows, columns, squeeze=False)).reshape(-1)
+        for axes, name in zip(panels, names, strict=False):
+            for run in runs:
+                axes.plot(_column(run, "step"), _column(run, name), color=BLUE, alpha=1.0 if len(runs) == 1 else 0.5)
+            axes.set(title=name.replace("_", " "))
+        for axes in panels[len(names) :]:
+            axes.set_axis_off()
+    return figure
+
+
+def _column(rows: Rows, name: str) -> np.ndarray:
+    return np.array([math.nan if row.get(name) is None else row[name] for row in rows], np.float64)
 
 
 def plot_returns(returns: np.ndarray, interval: MeanInterval, exact: float | None) -> Figure:

@@ -1,6 +1,7 @@
 """One self-contained HTML page about a run: no network, no scripts, figures inside as SVG."""
 
 import io
+import math
 import re
 from typing import Any
 
@@ -12,21 +13,32 @@ from optimality.experiments.run_folder import RunFolder
 
 
 def write_report(summary: dict[str, Any], figures: dict[str, Figure], folder: RunFolder) -> None:
-    """Writes `report.html` and each figure under `plots/`."""
+    """Writes `report.html` of a planning run, and each figure under `plots/`."""
+    title = f"{summary['problem']} by {summary['method']}"
+    page = render("planning.html.jinja", title, summary, figures, folder)
+    folder.write_text("report.html", page)
+
+
+def render(
+    template: str, title: str, summary: dict[str, Any], figures: dict[str, Figure], folder: RunFolder | None
+) -> str:
+    """The page; with a folder, each figure is also written under its `plots/`."""
     pictures = []
     for number, (caption, figure) in enumerate(figures.items()):
         svg = to_svg(figure, prefix=f"f{number}-")
-        slug = re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")
-        folder.write_text(f"plots/{slug}.svg", svg)
+        if folder is not None:
+            slug = re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")
+            folder.write_text(f"plots/{slug}.svg", svg)
         pictures.append({"caption": caption, "text": _EXPLANATIONS.get(caption, ""), "svg": svg[svg.index("<svg") :]})
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("optimality.experiments", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["number"] = format_number
-    page = environment.get_template("report.html.jinja").render(
-        summary=summary, pictures=pictures, config=(folder.path / "config.toml").read_text(), run=folder.path.name
+    config = "" if folder is None else (folder.path / "config.toml").read_text()
+    run = "" if folder is None else folder.path.name
+    return environment.get_template(template).render(
+        title=title, summary=summary, pictures=pictures, config=config, run=run
     )
-    folder.write_text("report.html", page)
 
 
 def to_svg(figure: Figure, prefix: str = "") -> str:
@@ -42,10 +54,12 @@ def to_svg(figure: Figure, prefix: str = "") -> str:
 
 
 def format_number(value: Any) -> str:
-    """Four significant digits; a dash for what is not a number."""
+    """Four significant digits, whole numbers above ten thousand; a dash for what is not a number."""
     if value is None or value != value:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e4 and math.isfinite(value) else f"{value:.4g}"
+    return str(value)
 
 
 _EXPLANATIONS = {
@@ -61,6 +75,12 @@ _EXPLANATIONS = {
         "dynamics; what lies between them is belief in luck. Dotted: the temperature of this run. Gaps: the soft "
         "value is infinite there."
     ),
+    "Learning curve": (
+        "Mean return of each evaluation, by the mode of the policy, against steps of the environment. Pale: the mean "
+        "return of the episodes that ended while it explored. Of several runs: interquartile mean, and the 95 % "
+        "interval of a bootstrap over runs."
+    ),
+    "What was learned": "Color and number: how good the mode's actions are, exactly, in reward units. Arrows: actions.",
     "Convergence": "Largest change of any value in a sweep.",
     "The backward pass": "A finite horizon needs one sweep: the value for each number of steps to go.",
 }

@@ -3,8 +3,11 @@
 Every file is written under another name first and then renamed, so that a reader never sees half of one.
 """
 
+import csv
 import datetime
+import fcntl
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -18,28 +21,70 @@ import numpy as np
 import tomli_w
 
 SCHEMA = 1
+_LOCK = ".lock"
 
 
 class RunFolder:
-    """Creates `<out>/<time>-<method>-<problem>-s<seed>-<id>/` and keeps its `run.json` true."""
+    """One run's folder; keeps its `run.json` true. `held` is the lock of whoever works in it."""
 
-    def __init__(self, out: Path, *, method: str, problem: str, seed: int, config: dict[str, Any], command: list[str]):
+    def __init__(self, path: Path, record: dict[str, Any]):
+        self.path, self._record = path, record
+        self._lock: Any = None
+
+    @classmethod
+    def create(
+        cls, out: Path, *, method: str, problem: str, seed: int, config: dict[str, Any], command: list[str]
+    ) -> "RunFolder":
+        """Makes `<out>/<time>-<method>-<problem>-s<seed>-<id>/`; `ValueError` where nothing can be written."""
         require_writable(out)
         time = datetime.datetime.now(datetime.UTC)
         safe = "".join(c if c.isalnum() or c in "-._" else "_" for c in problem)
         name = f"{time:%Y%m%dT%H%M%SZ}-{method}-{safe}-s{seed}-{secrets.token_hex(3)}"
-        self.path = out / name
-        self.path.mkdir(parents=True)
-        self._record: dict[str, Any] = {
+        path = out / name
+        path.mkdir(parents=True)
+        record = {
             "schema": SCHEMA,
             "status": "running",
             "command": command,
             "started": time.isoformat(timespec="seconds"),
             "versions": versions(),
         }
-        self.write_text("config.toml", tomli_w.dumps({"schema": SCHEMA, **config}))
+        folder = cls(path, record)
+        folder.hold()
+        folder.write_text("config.toml", tomli_w.dumps({"schema": SCHEMA, **config}))
+        folder._save()
+        folder.event("started")
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """An existing one, to go on in. `ValueError` where it is none, cannot be written, or is being worked in."""
+        record = read_record(path)
+        require_writable(path)
+        folder = cls(path, record)
+        folder.hold()
+        return folder
+
+    def hold(self) -> None:
+        """Takes the folder for this process until it ends; `ValueError` where another has it."""
+        self._lock = (self.path / _LOCK).open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise ValueError(f"another process works in {self.path}; wait for it or stop it.") from error
+
+    def release(self) -> None:
+        """Lets others work in the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def resumed(self, command: list[str]) -> None:
+        """Notes that the run goes on."""
+        self._record.update(status="running", resumed=[*self._record.get("resumed", []), command])
+        self._record.pop("error", None)
         self._save()
-        self.event("started")
+        self.event("resumed")
 
     def write_text(self, name: str, text: str) -> Path:
         return self.write_bytes(name, text.encode())
@@ -63,15 +108,64 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a") as file:
             file.writelines(to_json(row) + "\n" for row in rows)
 
+    def keep_metrics(self, number: int) -> list[dict[str, Any]]:
+        """Cuts `metrics.jsonl` to its first `number` rows, and returns them."""
+        rows = read_metrics(self.path)[:number]
+        self.write_text("metrics.jsonl", "".join(to_json(row) + "\n" for row in rows))
+        return rows
+
     def finish(self, status: str, **values: Any) -> None:
         """`finished`, `disagreed`, `failed` or `interrupted`, with what there is to say."""
         ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._record.update(status=status, ended=ended, **values)
         self._save()
         self.event(status)
+        self.release()
 
     def _save(self) -> None:
         self.write_text("run.json", to_json(self._record, indent=2) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The `run.json` of a run folder; `ValueError` naming it where it is missing or no record."""
+    try:
+        record = json.loads((path / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no run folder: cannot read {path / 'run.json'}: {error}.") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise ValueError(f"{path / 'run.json'} is not a record of schema {SCHEMA}.")
+    return record
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of `metrics.jsonl`, a last line that a kill cut short left out; none where there is no such file."""
+    file = path / "metrics.jsonl" if path.is_dir() else path
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Run folders below `folder`, those of studies too, in the order of their names."""
+    found = [*folder.glob("*/run.json"), *folder.glob("*/*/run.json")]
+    return sorted((path.parent for path in found), key=lambda path: path.name)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process works in the folder now."""
+    lock = path / _LOCK
+    if not lock.exists():
+        return False
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def require_writable(out: Path) -> None:
@@ -127,3 +221,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def to_csv(rows: list[dict[str, Any]]) -> str:
+    """A table of rows, columns in the order in which they first appear; what a row lacks stays empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

@@ -1,35 +1,137 @@
-"""Policies on disk: arrays and a name, no code. `load_policy(run)` gives back one that acts."""
+"""Policies on disk: arrays and names, no code. `load_policy(run)` gives back one that acts.
 
+A file holds arrays in safetensors and, in its metadata, how they go together: names of modules that this library offers
+(`registry.SAVED`), or that the caller names, with their fields. Loading builds those modules and nothing else.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from optimality import registry
+from optimality.experiments.configuration import kind_of
+from optimality.networks.flat import FlatNetwork
 from optimality.policies.tabular import TabularPolicy
+from optimality.sampling.acting import ActingPolicy
+from optimality.sampling.policy import AbstractPolicy
 
 FILE = "policy.safetensors"
-_KIND = "tabular-policy"
+BEST = "checkpoints/best"
+"""Folder of the policy with the best evaluation so far."""
+_SCHEMA = "2"
 
 
-def policy_bytes(policy: TabularPolicy) -> bytes:
-    """The file's content: log-probabilities in float64."""
-    table = np.ascontiguousarray(np.asarray(policy.log_probabilities, np.float64))
-    return save({"log_probabilities": table}, metadata={"kind": _KIND, "schema": "1"})
+def policy_bytes(policy: TabularPolicy | AbstractPolicy) -> bytes:
+    """The file's content. A table's log-probabilities are float64.
+
+    Raises `ValueError` naming the field that cannot be stored: a function, say.
+    """
+    if isinstance(policy, TabularPolicy):
+        policy = TabularPolicy(np.asarray(policy.log_probabilities, np.float64))
+    arrays: dict[str, np.ndarray] = {}
+    structure = _describe(policy, "policy", arrays)
+    metadata = {"schema": _SCHEMA, "structure": json.dumps(structure)}
+    return save(arrays, metadata={**metadata, "sha256": _digest(arrays, metadata["structure"])})
 
 
-def load_policy(path: str | Path) -> TabularPolicy:
+def load_policy(
+    path: str | Path, which: str = "last", *, classes: Iterable[type] = (), seed: int = 0
+) -> TabularPolicy | ActingPolicy:
     """From a run folder, or a `policy.safetensors` itself.
 
-    Raises `ValueError` naming the file where it is missing, damaged, or holds something else.
+    Args:
+        path: the folder or the file.
+        which: `last`, or `best` for the one with the best evaluation of a training run.
+        classes: modules of your own that the policy is made of.
+        seed: of the actions that are drawn.
+
+    Returns:
+        A table where a model was planned with, else a policy with `act(observation)`, NumPy in and out.
+
+    Raises:
+        ValueError: naming the file where it is missing, damaged, or made of something unknown.
     """
+    if which not in ("last", "best"):
+        raise ValueError(f"which must be 'last' or 'best', but {which!r} was given.")
     path = Path(path)
-    path = path / FILE if path.is_dir() else path
+    if path.is_dir():
+        path = path / FILE if which == "last" or path.name == "best" else path / BEST / FILE
     try:
         with safe_open(path, "numpy") as file:
-            kind = (file.metadata() or {}).get("kind")
-            if kind != _KIND:
-                raise ValueError(f"{path} holds {kind!r}, not a {_KIND}.")
-            return TabularPolicy(file.get_tensor("log_probabilities"))
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot load a policy from {path}: {error}.") from error
+    if metadata.get("schema") != _SCHEMA:
+        raise ValueError(
+            f"{path} holds a policy of schema {metadata.get('schema')!r}, but this version reads {_SCHEMA}."
+        )
+    if metadata.get("sha256") != _digest(arrays, metadata.get("structure", "")):
+        raise ValueError(f"{path} is damaged: its checksum is not that of its content.")
+    known = {kind_of(cls): cls for cls in classes}
+    try:
+        policy = _build(json.loads(metadata["structure"]), arrays, known)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not describe a policy: {error}.") from error
+    return policy if isinstance(policy, TabularPolicy) else ActingPolicy(policy, seed)
+
+
+def _describe(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+    value = value.network if isinstance(value, FlatNetwork) else value  # its leaves have names, and no function
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _describe(getattr(value, f.name), f"{name}.{f.name}", arrays) for f in _fields(value)}
+        return {"kind": kind_of(type(value)), "fields": fields}
+    if value is None or isinstance(value, bool | int | float | str):
+        return {"plain": value}
+    if isinstance(value, tuple | list):
+        return {"tuple": [_describe(item, f"{name}.{i}", arrays) for i, item in enumerate(value)]}
+    if isinstance(value, dict):
+        return {"dict": {key: _describe(item, f"{name}.{key}", arrays) for key, item in value.items()}}
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        arrays[name] = np.array(value, order="C")
+        return {"array": name}
+    raise ValueError(f"{name} is {type(value).__name__}, which a file cannot hold: make it an array or a module.")
+
+
+def _build(structure: dict[str, Any], arrays: dict[str, np.ndarray], known: dict[str, type]) -> Any:
+    if "kind" in structure:
+        fields = {name: _build(part, arrays, known) for name, part in structure["fields"].items()}
+        return _class_of(structure["kind"], known)(**fields)
+    if "tuple" in structure:
+        return tuple(_build(part, arrays, known) for part in structure["tuple"])
+    if "dict" in structure:
+        return {key: _build(part, arrays, known) for key, part in structure["dict"].items()}
+    if "array" not in structure:
+        return structure["plain"]
+    array = arrays[structure["array"]]
+    return array if array.dtype == np.float64 else jnp.asarray(array)  # JAX would round float64
+
+
+def _class_of(kind: str, known: dict[str, type]) -> type:
+    if kind in known:
+        return known[kind]
+    if kind not in registry.SAVED:
+        raise ValueError(f"{kind!r} is unknown; give its class with load_policy(path, classes=[...])")
+    module, _, attribute = registry.SAVED[kind].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _digest(arrays: dict[str, np.ndarray], structure: str) -> str:
+    digest = hashlib.sha256(structure.encode())
+    for name in sorted(arrays):
+        digest.update(name.encode() + arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def _fields(value: Any) -> list[Any]:
+    return [field for field in dataclasses.fields(value) if field.init]

@@ -147,7 +147,9 @@ def spec_of(
     observation_space: Any, action_space: Any, environments: int, time_limit: int | None, *, masked: bool = False
 ) -> Spec:
     """Shapes from Gymnasium spaces: a box or a discrete set of observations, a box or a discrete set of actions."""
+    count = None
     if isinstance(observation_space, gymnasium.spaces.Discrete):
+        count = int(observation_space.n)
         observation = jax.ShapeDtypeStruct((), np.int32)
     elif isinstance(observation_space, gymnasium.spaces.Box):
         observation = jax.ShapeDtypeStruct(observation_space.shape, np.float32)
@@ -158,9 +160,9 @@ def spec_of(
             mask = jax.ShapeDtypeStruct((int(action_space.n),), np.bool_)
             observation = MaskedObservation(observation, mask)
         action = jax.ShapeDtypeStruct((), np.int32)
-        return Spec(observation, action, int(action_space.n), None, None, environments, time_limit)
+        return Spec(observation, action, int(action_space.n), None, None, environments, time_limit, count)
     if isinstance(action_space, gymnasium.spaces.Box):
         action = jax.ShapeDtypeStruct(action_space.shape, np.float32)
         low, high = np.asarray(action_space.low, np.float32), np.asarray(action_space.high, np.float32)
-        return Spec(observation, action, None, low, high, environments, time_limit)
+        return Spec(observation, action, None, low, high, environments, time_limit, count)
     raise ValueError(f"actions must be a Box or Discrete space, but the space is {action_space}.")

@@ -63,15 +63,28 @@ def _begin_compiled(learner, runner, key, fixed):
 def run_chunk(
     learner: AbstractLearner, state: Any, runner: Any, key: PRNGKeyArray, number: int
 ) -> tuple[Any, Any, Metrics]:
-    """`number` learner steps; metrics are means over the chunk. The state's memory is taken over."""
+    """`number` learner steps. The state's memory is taken over.
+
+    Metrics are means over the chunk; `bad_updates` is the longest row of steps with an update that was not applied.
+    """
     if isinstance(runner, CompiledRunner):
         return _scan_chunk(learner, state, runner, key, number)
     collected = []
     for step_key in _keys(key, number):
         state, runner, metrics = learner.step(state, runner, step_key)
         collected.append(metrics)
-    means = {name: np.nanmean([float(metrics[name]) for metrics in collected]) for name in collected[0]}
-    return state, runner, means
+    rows = {name: np.asarray([float(metrics[name]) for metrics in collected]) for name in collected[0]}
+    bad = longest = 0
+    for applied in rows.get("applied", ()):
+        bad = bad + 1 if applied < 1.0 else 0
+        longest = max(longest, bad)
+    return state, runner, {**{name: _mean(values) for name, values in rows.items()}, "bad_updates": longest}
+
+
+def _mean(values: np.ndarray) -> float:
+    """Without steps that had nothing to measure: in one autoreset mode a step may hold no transition."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else np.nan
 
 
 @partial(jax.jit, static_argnums=1)
@@ -82,11 +95,26 @@ def _keys(key: PRNGKeyArray, number: int) -> tuple[PRNGKeyArray, ...]:
 @partial(jax.jit, static_argnums=4, donate_argnums=1)
 def _scan_chunk(learner, state, runner, key, number):
     def body(carry, step_key):
-        state, runner, metrics = learner.step(*carry, step_key)
-        return (state, runner), metrics
+        state, runner, bad = carry
+        state, runner, metrics = learner.step(state, runner, step_key)
+        bad = jnp.where(metrics.get("applied", jnp.ones(())) < 1.0, bad + 1, 0)
+        return (state, runner, bad), (metrics, bad)
 
-    (state, runner), metrics = jax.lax.scan(body, (state, runner), jax.random.split(key, number))
-    return state, runner, jax.tree.map(jnp.mean, metrics)
+    start = (state, runner, jnp.zeros((), jnp.int32))
+    (state, runner, _), (metrics, bad) = jax.lax.scan(body, start, jax.random.split(key, number))
+    return state, runner, {**jax.tree.map(jnp.mean, metrics), "bad_updates": jnp.max(bad)}
+
+
+@partial(jax.jit, static_argnums=4)
+def run_mapped_chunk(
+    learner: AbstractLearner, states: Any, runners: Any, keys: Any, number: int
+) -> tuple[Any, Any, Metrics]:
+    """`run_chunk` of several seeds in one program: everything but the learner has a leading axis of seeds.
+
+    Rounding differs from that of single runs, and with it, sooner or later, what is learned.
+    """
+    one = lambda state, runner, key: _scan_chunk(learner, state, runner, key, number)  # noqa: E731
+    return jax.vmap(one)(states, runners, keys)
 
 
 def play(policy: Any, runner: Any, key: PRNGKeyArray, rounds: int = 1) -> Transition:

@@ -74,14 +74,17 @@ def n_step_return(
 def log_importance_weights(log_policy: Times, log_behavior: Times, kind: str = "per_decision") -> Times:
     """Logarithms of importance weights of one episode.
 
-    `per_decision`: `sum_{k<=t} log pi / b`, for the reward at t (Precup et al. 2000). `trajectory`: the whole episode's
-    at every step. `step`: each step's own.
+    `per_decision`: `sum_{k<=t} log pi / b`, for the reward at t (Precup et al. 2000). `prefix`: `sum_{k<t}`, for
+    what depends on the state at t but not on its action. `trajectory`: the whole episode's at every step. `step`: each
+    step's own.
     """
     ratio = log_policy - log_behavior
     if kind == "per_decision":
         return jnp.cumsum(ratio)
+    if kind == "prefix":
+        return jnp.concatenate([jnp.zeros(1, ratio.dtype), jnp.cumsum(ratio[:-1])])
     if kind == "trajectory":
         return jnp.broadcast_to(jnp.sum(ratio), ratio.shape)
     if kind == "step":
         return ratio
-    raise ValueError(f"kind must be 'per_decision', 'trajectory' or 'step', but {kind!r} was given.")
+    raise ValueError(f"kind must be 'per_decision', 'prefix', 'trajectory' or 'step', but {kind!r} was given.")

@@ -81,7 +81,8 @@ class Spec(NamedTuple):
     """What a learner needs to know of its environments: shapes and sizes, nothing that depends on numbers' values.
 
     `actions` counts discrete actions, None where actions are continuous; then `low` and `high` bound them. Where states
-    restrict the actions, `observation` is a `MaskedObservation` of shapes.
+    restrict the actions, `observation` is a `MaskedObservation` of shapes. `observations` counts observations that are
+    indices, None where they are numbers.
     """
 
     observation: jax.ShapeDtypeStruct | MaskedObservation
@@ -91,6 +92,7 @@ class Spec(NamedTuple):
     high: np.ndarray | None
     environments: int
     time_limit: int | None
+    observations: int | None = None
 
 
 def environment_reward(transition: Transition) -> Array:

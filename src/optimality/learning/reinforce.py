@@ -1,0 +1,175 @@
+"""REINFORCE: the gradient of the expected return by likelihood ratios of whole episodes (Williams 1992).
+
+    grad J = E sum_t discount^t grad log pi(a_t | s_t) (G_t - b_t),      G_t = r_t + discount G_{t+1}
+    J      = E sum_t discount^t (r_t + temperature H(pi(. | s_t)))
+
+With a temperature later entropies count in `G`, and each step's own is differentiated as it is. `discount^t` belongs to
+the gradient of the discounted return; much code drops it (Nota and Thomas 2020).
+
+Episodes are cut by the environment's time limit, and `G` is the return of what was shown: without a critic the objective
+is that of the finite episode. With `baseline="value"` a truncated episode is continued by the critic's value of its true
+last observation, so that a time limit cuts nothing; a terminated one is not.
+"""
+
+from dataclasses import KW_ONLY
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from optimality.core.numerics import Real
+from optimality.learning.actor import Actor, ActorPolicy, as_features, observation_size
+from optimality.networks.abstract import AbstractNetwork
+from optimality.networks.mlp import MLP
+from optimality.networks.optimizer import adam, descend
+from optimality.sampling.learner import AbstractLearner, Metrics, Reward
+from optimality.sampling.normalizers import RunningNormalizer
+from optimality.sampling.replay import flat
+from optimality.sampling.returns import reward_to_go
+from optimality.sampling.transitions import Episodes, Rollout, Spec, environment_reward
+
+Table = Float[Array, "time episodes"]
+Flags = Bool[Array, "time episodes"]
+
+
+class ReinforceParameters(eqx.Module):
+    actor: Actor
+    critic: Any
+    """None unless the baseline is its value."""
+
+
+class ReinforceState(eqx.Module):
+    parameters: ReinforceParameters
+    optimizer: Any
+    normalizer: RunningNormalizer
+    low: Any
+    high: Any
+
+
+class Reinforce(AbstractLearner):
+    """Monte Carlo policy gradients, one step for each batch of whole episodes."""
+
+    _: KW_ONLY
+    learning_rate: Real = 3e-3
+    """Adam's step size."""
+    discount: Real = 1.0
+    """Of future rewards."""
+    temperature: Real = 0.0
+    """What a nat of entropy is worth in units of reward."""
+    credit: Literal["to_go", "total"] = eqx.field(static=True, default="to_go")
+    """Which rewards an action is credited with: those from its step on, or all of its episode's, which is noisier."""
+    baseline: Literal["none", "mean", "leave_one_out", "value"] = eqx.field(static=True, default="leave_one_out")
+    """What is subtracted: the batch's mean at each step (shrinks the gradient by 1/n), the mean of the other episodes,
+    or a critic's value."""
+    value_weight: Real = 0.5
+    """Weight of the critic's loss."""
+    max_gradient_norm: Real = 10.0
+    """Longer gradients are shortened to this norm."""
+    network: MLP | AbstractNetwork = MLP()
+    """How actor and critic are built, each its own."""
+    normalize_observations: bool = eqx.field(static=True, default=False)
+    """Divide observations by their running deviation."""
+    episodes: int = eqx.field(static=True, default=2)
+    """Episodes of each environment between updates."""
+    environments: int = eqx.field(static=True, default=8)
+    """Environments side by side, where `train` makes them."""
+
+    warm_up = 0
+
+    @property
+    def collection(self) -> Episodes:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return Episodes(self.episodes)
+
+    def init(self, spec: Spec, key: PRNGKeyArray, data: Any = None) -> ReinforceState:
+        size = observation_size(spec)
+        if self.baseline == "leave_one_out" and self.episodes * spec.environments < 2:
+            raise ValueError('baseline="leave_one_out" needs at least 2 episodes a batch: raise episodes.')
+        if self.baseline == "value" and self.credit == "total":
+            raise ValueError('baseline="value" is the worth of what follows a step: use credit="to_go" with it.')
+        actor_key, critic_key = jax.random.split(key)
+        critic = self.network.build(critic_key, size, 1) if self.baseline == "value" else None
+        parameters = ReinforceParameters(Actor.build(actor_key, spec, self.network, size), critic)
+        low = None if spec.low is None else jnp.asarray(spec.low)
+        high = None if spec.high is None else jnp.asarray(spec.high)
+        optimizer = self._optimizer().init(parameters)  # pyright: ignore[reportArgumentType]
+        return ReinforceState(parameters, optimizer, RunningNormalizer.empty((size,)), low, high)
+
+    def policy(self, state: ReinforceState, *, explore: bool) -> ActorPolicy:
+        return ActorPolicy(state.parameters.actor, state.normalizer, state.low, state.high, explore)
+
+    def observe(self, state: ReinforceState, rollout: Rollout) -> ReinforceState:
+        if not self.normalize_observations:
+            return state
+        seen = flat(rollout.transitions)
+        features = jax.vmap(as_features)(seen.observation)
+        return eqx.tree_at(lambda s: s.normalizer, state, state.normalizer.updated(features, seen.valid))
+
+    def update(
+        self, state: ReinforceState, rollout: Rollout, key: PRNGKeyArray, reward: Reward = environment_reward
+    ) -> tuple[ReinforceState, Metrics]:
+        rewards = jax.vmap(jax.vmap(reward))(rollout.transitions)
+        rewards = jnp.where(rollout.transitions.valid, rewards, 0.0)
+        gradient, metrics = jax.grad(self.loss, has_aux=True)(state.parameters, state.normalizer, rollout, rewards)
+        parameters, optimizer, applied = descend(self._optimizer(), gradient, state.optimizer, state.parameters)
+        metrics["applied"] = applied.astype(jnp.float32)
+        return ReinforceState(parameters, optimizer, state.normalizer, state.low, state.high), metrics
+
+    def loss(
+        self, parameters: ReinforceParameters, normalizer: RunningNormalizer, rollout: Rollout, rewards: Table
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Its gradient is minus that of `J`, plus `value_weight` times that of the critic's squared error."""
+        t = rollout.transitions
+        each = lambda function, *arrays: jax.vmap(jax.vmap(function))(*arrays)  # noqa: E731
+        features = each(lambda x: normalizer(as_features(x)), t.observation)
+        log_prob = each(parameters.actor.log_prob, features, t.extras["raw_action"])
+        entropy = jnp.where(t.valid, each(parameters.actor.entropy, features), 0.0)
+        discount, temperature = (jnp.asarray(x, rewards.dtype) for x in (self.discount, self.temperature))
+        value, tail = jnp.zeros_like(rewards), jnp.zeros_like(rewards)
+        if parameters.critic is not None:
+            value = each(lambda x: parameters.critic(x)[0], features)
+            after = each(lambda x: parameters.critic(normalizer(as_features(x)))[0], t.next_observation)
+            tail = jnp.where(t.valid & t.truncated & ~t.terminated, discount * jax.lax.stop_gradient(after), 0.0)
+        # Credit of an action excludes the entropy of its own step, which it had no part in.
+        own = temperature * jax.lax.stop_gradient(entropy)
+        returns = self.returns(rewards + tail + own, t.done)
+        power = discount ** jnp.arange(rewards.shape[0], dtype=rewards.dtype)[:, None]
+        if self.credit == "total":
+            credit = jnp.broadcast_to(returns[:1], returns.shape) - jnp.cumsum(power * own, axis=0)
+            weight = jnp.ones_like(power)
+        else:
+            credit, weight = returns - own, power
+        advantage = jax.lax.stop_gradient(credit - self.baseline_of(credit, value - own, t.valid))
+        ratio = jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))
+        gain = jnp.where(t.valid, weight * ratio * advantage + power * temperature * entropy, 0.0)
+        error = jnp.where(t.valid, value - jax.lax.stop_gradient(returns), 0.0)
+        steps, episodes = jnp.sum(t.valid, dtype=rewards.dtype), rewards.shape[1]
+        policy_loss, value_loss = -jnp.sum(gain) / episodes, 0.5 * jnp.sum(error**2) / steps
+        metrics = {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": jnp.sum(entropy) / steps,
+            "return": jnp.sum(rewards) / episodes,
+            "length": steps / episodes,
+        }
+        return policy_loss + jnp.asarray(self.value_weight, rewards.dtype) * value_loss, metrics
+
+    def returns(self, rewards: Table, done: Flags) -> Table:
+        """`G_t` of each episode."""
+        return jax.vmap(reward_to_go, in_axes=(1, None, 1), out_axes=1)(rewards, self.discount, done)
+
+    def baseline_of(self, credit: Table, value: Table, valid: Flags) -> Table:
+        """Of each step; means are over the episodes that are still running at that step."""
+        if self.baseline in ("none", "value"):
+            return value if self.baseline == "value" else jnp.zeros_like(credit)
+        running = jnp.ones_like(valid) if self.credit == "total" else valid
+        known = jnp.where(running, credit, 0.0)
+        total = jnp.sum(known, axis=1, keepdims=True)
+        number = jnp.sum(running, axis=1, keepdims=True, dtype=credit.dtype)
+        if self.baseline == "mean":
+            return jnp.broadcast_to(total / jnp.maximum(number, 1.0), credit.shape)
+        return (total - known) / jnp.maximum(number - 1.0, 1.0)
+
+    def _optimizer(self):
+        return adam(self.learning_rate, self.max_gradient_norm, epsilon=1e-5)
