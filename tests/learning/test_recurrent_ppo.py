@@ -17,6 +17,7 @@ from optimality.environments.catalog import make
 from optimality.environments.gymnasium_environment import GymnasiumEnvironment
 from optimality.environments.to_gymnasium import to_gymnasium_vector
 from optimality.environments.wrappers import PartialObservation
+from optimality.experiments.checkpoints import load_checkpoint, save_checkpoint
 from optimality.learning.ppo import PPO
 from optimality.networks.gru import GRU
 from optimality.networks.mlp import MLP
@@ -24,7 +25,7 @@ from optimality.sampling.collection import collect
 from optimality.sampling.compiled_runner import CompiledRunner
 from optimality.sampling.gymnasium_runner import GymnasiumRunner
 from optimality.sampling.loop import begin, episode_returns, play, run_chunk, strong
-from optimality.sampling.transitions import Rollout, Steps
+from optimality.sampling.transitions import Rollout
 
 
 class CueRecall(AbstractEnvironment):
@@ -207,5 +208,15 @@ def test_padding_takes_no_part():
     assert eqx.tree_equal(one, two)
 
 
-def test_steps_of_a_rollout_are_the_collection():
-    assert RECALL.collection == Steps(20)
+def test_saved_and_loaded_it_goes_on_to_the_same_bits(tmp_path):
+    """Two chunks, and a chunk, a checkpoint, a load and a chunk: hidden states within episodes are in the runner."""
+    learner, runner = strong(RECALL), strong(CompiledRunner(CueRecall(length=7), 16))
+    state, runner = begin(learner, runner, jax.random.key(0))
+    fresh = jax.tree.map(jnp.copy, {"state": state, "runner": runner})
+    state, runner, _ = run_chunk(learner, state, runner, jax.random.key(1), 2)
+    assert not np.allclose(runner.carry, 0.0)
+    path = save_checkpoint(tmp_path, 2, {"state": state, "runner": runner}, {})
+    straight = run_chunk(learner, state, runner, jax.random.key(2), 2)[:2]
+    loaded, _ = load_checkpoint(path, fresh, {})
+    resumed = run_chunk(learner, loaded["state"], loaded["runner"], jax.random.key(2), 2)[:2]
+    assert eqx.tree_equal(straight, resumed)

@@ -19,6 +19,7 @@ from optimality.sampling.gymnasium_runner import GymnasiumRunner
 from optimality.sampling.learner import AbstractLearner
 from optimality.sampling.loop import begin, episode_returns, play, run_chunk, strong
 from optimality.sampling.policy import AbstractPolicy
+from optimality.sampling.replay import Replay, example_transition, flat
 from optimality.sampling.transitions import Episodes, Steps, environment_reward
 
 
@@ -224,6 +225,36 @@ def chunked(learner, steps=5, seed=0):
 
 def test_composed_rewards_reach_the_inner_learner():
     plain, shaped = chunked(strong(Average()))[0], chunked(strong(Shaped(Average())))[0]["inner"]
+    np.testing.assert_allclose(shaped["sum"], 2.0 * plain["sum"] + 3.0 * plain["count"], rtol=1e-6)
+
+
+class Recalling(Average):
+    """Off-policy: sums rewards of a replay, which are made when they are drawn and not when they are stored."""
+
+    def init(self, spec, key, data=None):
+        empty = Replay.empty(example_transition(spec, POLICY), 64)
+        return {**Average.init(self, spec, key, data), "replay": empty}
+
+    def observe(self, state, rollout):
+        return {**Average.observe(self, state, rollout), "replay": state["replay"].add(flat(rollout.transitions))}
+
+    def update(self, state, rollout, key, reward=environment_reward):
+        rewards = jax.vmap(reward)(state["replay"].sample(key, 16))
+        total, count = state["sum"] + jnp.sum(rewards), state["count"] + rewards.size
+        return {**state, "sum": total, "count": count}, {"mean": total / count}
+
+
+def keeps_the_stored_reward(learner):
+    """The inner learner as it is: what it draws has the reward with which it was stored."""
+    return learner
+
+
+@against(Shaped, stored_reward=keeps_the_stored_reward)
+def test_composed_rewards_reach_what_an_inner_learner_draws_from_its_replay(implementation):
+    plain = chunked(strong(Recalling()))[0]
+    shaped = chunked(strong(implementation(Recalling())))[0]
+    shaped = shaped.get("inner", shaped)
+    assert float(plain["count"]) == 80.0
     np.testing.assert_allclose(shaped["sum"], 2.0 * plain["sum"] + 3.0 * plain["count"], rtol=1e-6)
 
 

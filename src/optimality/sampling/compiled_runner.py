@@ -26,12 +26,20 @@ class EpisodeStatistics(eqx.Module):
     def zero(cls, environments: int) -> "EpisodeStatistics":
         return cls(jnp.zeros(environments), jnp.zeros(environments), jnp.zeros(3))
 
-    def after(self, reward: Float[Array, " n"], done: Bool[Array, " n"], alive: Bool[Array, " n"]):
-        returns = self.running_return + jnp.where(alive, reward, 0.0)
-        lengths = self.running_length + alive.astype(jnp.float32)
-        ended = done & alive
-        sums = jnp.stack([jnp.sum(jnp.where(ended, x, 0.0)) for x in (returns, lengths, jnp.ones_like(returns))])
-        return EpisodeStatistics(jnp.where(ended, 0.0, returns), jnp.where(ended, 0.0, lengths), self.finished + sums)
+    def after(
+        self, reward: Float[Array, "time n"], done: Bool[Array, "time n"], valid: Bool[Array, "time n"]
+    ) -> "EpisodeStatistics":
+        """Once a rollout, not at every step. Episodes follow one another, so that the sum over finished ones is what
+        there was until the last end."""
+        total = jnp.stack([jnp.where(valid, reward, 0.0), valid.astype(reward.dtype)])
+        last = reward.shape[0] - 1 - jnp.argmax((done & valid)[::-1], axis=0)
+        any_over = jnp.any(done & valid, axis=0)
+        running = jnp.stack([self.running_return, self.running_length])
+        until = jnp.arange(reward.shape[0])[:, None] <= jnp.where(any_over, last, -1)[None, :]
+        ended = jnp.where(any_over[None], running, 0.0) + jnp.sum(jnp.where(until[None], total, 0.0), axis=1)
+        running = running + jnp.sum(total, axis=1) - ended
+        number = jnp.sum((done & valid).astype(reward.dtype))
+        return EpisodeStatistics(running[0], running[1], self.finished + jnp.append(jnp.sum(ended, axis=1), number))
 
 
 class CompiledRunner(eqx.Module):
@@ -88,13 +96,12 @@ class CompiledRunner(eqx.Module):
                 runner.observation, action, reward, observation, terminated, truncated, alive, extras
             )
             now = (state, observation, carry)
-            statistics = runner.statistics.after(reward, done, alive)
             if restart:  # behind a cond: a reset costs only where one happens
                 fresh = lambda: where(done, self._fresh(policy, reset_keys, start_keys), now)  # noqa: E731
                 now = jax.lax.cond(jnp.any(done), fresh, lambda: now)
             else:
                 alive = alive & ~done
-            return self._at(now, statistics), alive, transition
+            return self._at(now, self.statistics), alive, transition
 
         def body(loop, step_keys):
             runner, alive = loop
@@ -110,9 +117,11 @@ class CompiledRunner(eqx.Module):
 
         start = (self, jnp.ones(self.environments, bool))
         (runner, _), transitions = jax.lax.scan(body, start, keys)
-        return runner, transitions
+        assert self.statistics is not None
+        statistics = self.statistics.after(transitions.reward, transitions.done, transitions.valid)
+        return eqx.tree_at(lambda r: r.statistics, runner, statistics), transitions
 
-    def _at(self, place: tuple[Any, Any, Any], statistics: EpisodeStatistics) -> "CompiledRunner":
+    def _at(self, place: tuple[Any, Any, Any], statistics: EpisodeStatistics | None) -> "CompiledRunner":
         return CompiledRunner(self.environment, self.environments, *place, statistics, self.masked)
 
     def _fresh(self, policy: Any, reset_keys: Keys, start_keys: Keys) -> tuple[Any, Any, Any]:

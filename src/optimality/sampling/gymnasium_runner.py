@@ -4,6 +4,7 @@ Policy calls are compiled once at module level; keys stay inside them, because s
 a step of a small environment.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -56,28 +57,25 @@ class GymnasiumRunner:
         """As `CompiledRunner.run`; the environment's own failures name it, the step and the value."""
         after = GymnasiumRunner(self.environment, self)
         late = self.environment.mode is AutoresetMode.NEXT_STEP
+        remembers = bool(jax.tree.leaves(self.carry))
+        keys = _block(key, steps, self.environments)
         alive, rows = np.ones(self.environments, bool), []
         for time in range(steps):
-            after.carry, action, extras = _act(policy, after.carry, after.observation, key, np.int32(2 * time))
+            after.carry, action, extras = _act(policy, after.carry, after.observation, keys, np.int32(time))
             action = np.asarray(action)
             moved = self.environment.step(action)
-            counts = alive & moved.valid
-            following = _seen(moved.next_observation, moved.next_mask)
+            following, done = _seen(moved.next_observation, moved.next_mask), moved.done
             step = (action, moved.reward, following, moved.terminated, moved.truncated)
-            rows.append((after.observation, *step, counts, extras))
-            after.running += np.stack([moved.reward * counts, counts])
-            ended = moved.done & counts
-            if ended.any():
-                after.finished += (*after.running[:, ended].sum(axis=1), ended.sum())
-                after.running[:, ended] = 0.0
+            rows.append((after.observation, *step, alive & moved.valid, extras))
             if not restart:
-                alive = alive & ~moved.done
+                alive = alive & ~done
                 if not alive.any():
                     break
             after.observation = _seen(*self.environment.restart())
-            fresh = ~moved.valid if late else moved.done
-            if restart and fresh.any():
-                after.carry = _start(policy, after.carry, after.observation, fresh, key, np.int32(2 * time + 1))
+            if restart and remembers:
+                fresh = ~moved.valid if late else done
+                if fresh.any():
+                    after.carry = _start(policy, after.carry, after.observation, fresh, key, np.int32(time + 1))
 
         def stacked(*leaves):
             if steps == 1:  # one step at a time is the case where the host's microseconds count
@@ -86,17 +84,36 @@ class GymnasiumRunner:
             missing = steps - len(leaves)
             return array if not missing else np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
 
-        return after, jax.tree.unflatten(TRANSITION, jax.tree.map(stacked, *rows))
+        transitions = jax.tree.unflatten(TRANSITION, jax.tree.map(stacked, *rows))
+        after._count(transitions)
+        return after, transitions
+
+    def _count(self, transitions: Transition) -> None:
+        """Returns and lengths of episodes; at the end of a rollout, because counting at each step costs as much as a
+        step of a small environment."""
+        valid = transitions.valid
+        total = np.stack([np.where(valid, transitions.reward, 0.0), valid]).cumsum(axis=1) + self.running[:, None]
+        over = transitions.done & valid
+        begun = np.zeros((2, self.environments))
+        for time in np.flatnonzero(over.any(axis=1)):
+            ended = over[time]
+            self.finished += (*(total[:, time, ended] - begun[:, ended]).sum(axis=1), ended.sum())
+            begun[:, ended] = total[:, time, ended]
+        self.running = total[:, -1] - begun
 
 
 def _seen(observation: np.ndarray, mask: np.ndarray | None) -> Any:
     return observation if mask is None else MaskedObservation(observation, mask)
 
 
+@partial(jax.jit, static_argnums=(1, 2))
+def _block(key, steps, environments):
+    return jax.random.split(jax.random.fold_in(key, 0), (steps, environments))
+
+
 @jax.jit
-def _act(policy, carry, observation, key, time):
-    keys = jax.random.split(jax.random.fold_in(key, time), _number(observation))
-    return jax.vmap(policy.act)(carry, observation, keys)
+def _act(policy, carry, observation, keys, time):
+    return jax.vmap(policy.act)(carry, observation, keys[time])
 
 
 @jax.jit

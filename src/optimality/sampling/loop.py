@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from optimality.sampling.collection import collect
 from optimality.sampling.compiled_runner import CompiledRunner
 from optimality.sampling.learner import AbstractLearner, Metrics, split
-from optimality.sampling.transitions import Episodes, Steps, Transition
+from optimality.sampling.transitions import Episodes, Spec, Steps, Transition
 
 KEYS_AT_ONCE = 32
 """Host loops split this many keys in one compiled call, whose compilation takes time in proportion to their number."""
@@ -23,9 +23,17 @@ def strong(tree: Any) -> Any:
 
 
 def begin(learner: AbstractLearner, runner: Any, key: PRNGKeyArray, data: Any = None) -> tuple[Any, Any]:
-    """`(state, runner)` after the reset and the warm-up."""
+    """`(state, runner)` after the reset and the warm-up: on a compiled runner one compiled call."""
+    spec, compiled = runner.spec, isinstance(runner, CompiledRunner)
+    if compiled and data is None:
+        return _begin_compiled(learner, runner, key, _Fixed(spec))
+    if compiled:
+        return jax.jit(lambda learner, runner, key: _begin(learner, runner, key, spec, data))(learner, runner, key)
+    return _begin(learner, runner, key, spec, data)
+
+
+def _begin(learner, runner, key, spec, data):
     init_key, reset_key, warm_key = split(key, 3)
-    spec = runner.spec
     state = jax.jit(lambda key: strong(learner.init(spec, key, data)))(init_key)
     policy = learner.policy(state, explore=True)
     runner = runner.reset(policy, reset_key)
@@ -34,6 +42,25 @@ def begin(learner: AbstractLearner, runner: Any, key: PRNGKeyArray, data: Any = 
         runner, rollout = collect(Steps(number), policy, runner, warm_key)
         state = jax.jit(lambda state, rollout: learner.observe(state, rollout))(state, rollout)
     return state, runner
+
+
+class _Fixed:
+    """A spec as a static argument: its bounds are arrays, which do not hash."""
+
+    def __init__(self, spec: Spec):
+        self.spec = spec
+        self.content = tuple(part.tobytes() if isinstance(part, np.ndarray) else part for part in spec)
+
+    def __hash__(self) -> int:
+        return hash(self.content)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Fixed) and self.content == other.content
+
+
+@partial(jax.jit, static_argnums=3)
+def _begin_compiled(learner, runner, key, fixed):
+    return _begin(learner, runner, key, fixed.spec, None)
 
 
 def run_chunk(
