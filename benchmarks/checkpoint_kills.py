@@ -2,9 +2,10 @@
 
     uv run python benchmarks/checkpoint_kills.py --kills 100    # appends to benchmarks/results/checkpoint_kills.jsonl
 
-A child writes checkpoints of 4 MB one after another into the same folder; the parent kills it after a random time, loads
-the newest complete checkpoint and compares every number with what its step must hold. Two more processes keep both
-cores busy. `half_written` counts the kills that left a temporary folder behind, that is, struck in the middle of a write.
+A child writes checkpoints of 4 MB one after another into the same folder; the parent kills it after a random time,
+loads the newest complete checkpoint and compares every number with what its step must hold. Two more processes keep
+both cores busy. `half_written` counts the kills that left a temporary folder behind: they struck in the middle of a
+write.
 """
 
 import argparse
