@@ -3,12 +3,17 @@
     uv run python benchmarks/driver.py                     # all, prints and appends to benchmarks/results/driver.jsonl
     uv run python benchmarks/driver.py dqn-ours-compiled   # some, by name or prefix
     uv run python benchmarks/driver.py --small --sb3 /path/to/python
+    uv run python benchmarks/driver.py --learn --sb3 /path/to/python     # steps and seconds to a mean return of 475
 
 Each measurement is a process of its own: seconds until the first result (imports excluded), compile seconds (the first
 call less a later one of the same length), the median steps a second of several chunks, and peak memory. `--sb3` names
 the interpreter of an environment that has Stable-Baselines3, for example
 
     uv venv /tmp/sb3 && uv pip install --python /tmp/sb3 "stable-baselines3==2.9.*" torch --torch-backend cpu
+
+`--learn` is the learning check beside every speed: for five seeds the steps until 20 episodes by the mode have mean
+return 475, looked at every 5,120 steps (PPO) or 1,000 (DQN), and the seconds of learning until then, evaluations and
+compilation apart.
 
 Small networks run faster on one thread of XLA: set NPROC=1 before, for all sides alike.
 """
@@ -32,6 +37,9 @@ CASES = [
     for side in ("floor-compiled", "ours-compiled", "floor-gymnasium", "ours-gymnasium", "sb3")
     if (method, side) != ("dqn-1m", "floor-gymnasium")
 ]
+
+
+LIMIT = {"dqn": 60_000, "ppo": 300_000}
 
 
 def prepared(name):
@@ -59,7 +67,7 @@ def prepared(name):
         return carry, run, unit, chunk
     network = MLP(hidden=(64, 64), activation="relu" if q else "tanh")
     learner = strong(
-        dqn(capacity=capacity, epsilon_start=0.05, loss="huber", network=network) if q else PPO(network=network)
+        dqn(capacity=capacity, epsilon_start=0.05, double=False, network=network) if q else PPO(network=network)
     )
     if host:
         runner = GymnasiumRunner(GymnasiumEnvironment("CartPole-v1", learner.environments))
@@ -67,6 +75,23 @@ def prepared(name):
         runner = strong(CompiledRunner(make("CartPole-v1"), learner.environments))
     carry = begin(learner, runner, jax.random.key(0))
     return carry, lambda carry, key, number: run_chunk(learner, *carry, key, number)[:2], unit, chunk
+
+
+def learned(name, seed):
+    """Steps and seconds to the threshold, None where it was not reached."""
+    import optimality as ox
+
+    q = name.startswith("dqn")
+    backend = "gymnasium" if name.endswith("gymnasium") else "jax"
+    method, chunk = (ox.dqn(), 1_000) if q else (ox.PPO(), 5)
+    run = ox.train(
+        "CartPole-v1", method, steps=LIMIT["dqn" if q else "ppo"], chunk=chunk, target=475.0, seed=seed, backend=backend
+    )
+    best = max(row["evaluation_return"] for row in run.metrics)
+    reached = run.result == "target_reached"
+    seconds = sum(row["seconds"] for row in run.metrics)
+    steps = run.metrics[-1]["step"] if reached else None
+    return {"seed": seed, "steps": steps, "seconds": round(seconds, 2) if reached else None, "best": round(best, 1)}
 
 
 def measure(name, small):
@@ -100,8 +125,13 @@ def main():
     parser.add_argument("names", nargs="*", help=f"of {', '.join(CASES)}, or their beginnings")
     parser.add_argument("--small", action="store_true", help="a twentieth of the steps: does it run?")
     parser.add_argument("--sb3", help="interpreter of an environment with Stable-Baselines3")
+    parser.add_argument("--learn", action="store_true", help="steps and seconds to a mean return of 475")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.seed is not None:
+        print(json.dumps(learned(arguments.one, arguments.seed)))
+        return
     if arguments.one:
         print(json.dumps(measure(arguments.one, arguments.small)))
         return
@@ -111,24 +141,45 @@ def main():
     machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, jax {jax.__version__}"
     RESULTS.parent.mkdir(exist_ok=True)
     chosen = [c for c in CASES if not arguments.names or any(c.startswith(name) for name in arguments.names)]
+    about = {"benchmark": "driver", "commit": commit, "machine": machine, "nproc": os.environ.get("NPROC", "")}
     for name in chosen:
-        if name.endswith("sb3"):
-            if arguments.sb3 is None:
+        if name.endswith("sb3") and arguments.sb3 is None:
+            continue
+        if arguments.learn:
+            if "floor" in name or "-1m" in name:
                 continue
-            command = [arguments.sb3, str(HERE / "driver_sb3.py"), name.removesuffix("-sb3")]
+            seeds = [call(name, arguments.sb3, seed=seed) for seed in range(5)]
+            reached = [row for row in seeds if row["steps"] is not None]
+            record = {
+                "reached": f"{len(reached)} of 5",
+                "median_steps": statistics.median(row["steps"] for row in reached) if reached else None,
+                "median_seconds": statistics.median(row["seconds"] for row in reached) if reached else None,
+            }
+            detail = {"seeds": seeds}
         else:
-            command = [sys.executable, __file__, "--one", name]
-        command += ["--small"] if arguments.small else []
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"{name} failed:\n{done.stderr}")
-        record = json.loads(done.stdout.strip().splitlines()[-1])
+            record, detail = call(name, arguments.sb3, small=arguments.small), {}
         print(f"{name:22}", "  ".join(f"{key} {value}" for key, value in record.items()), flush=True)
         if not arguments.small:
-            row = {"benchmark": "driver", "case": name, "commit": commit, "machine": machine}
-            row |= {"nproc": os.environ.get("NPROC", ""), **record}
+            kind = "learning" if arguments.learn else "speed"
             with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps({**about, "case": name, "kind": kind, **record, **detail}) + "\n")
+
+
+def call(name, sb3, *, small=False, seed=None):
+    """One measurement in a process of its own."""
+    if name.endswith("sb3"):
+        command = [sb3, str(HERE / "driver_sb3.py"), name.removesuffix("-sb3")]
+        if seed is not None:
+            command += ["--learn", str(seed), str(LIMIT[name.split("-")[0]])]
+    else:
+        command = [sys.executable, __file__, "--one", name]
+        if seed is not None:
+            command += ["--seed", str(seed)]
+    command += ["--small"] if small else []
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{name} failed:\n{done.stderr}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 if __name__ == "__main__":

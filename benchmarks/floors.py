@@ -57,7 +57,7 @@ def cartpole(state, action):
 class DQN:
     """Replay as one matrix of floats, parameters and moments as flat vectors."""
 
-    batch, rate, target_rate, epsilon = 64, 5e-4, 0.005, 0.05
+    batch, rate, target_rate, epsilon = 64, 1e-3, 0.02, 0.05
 
     def __init__(self, capacity):
         self.capacity = capacity
@@ -87,9 +87,9 @@ class DQN:
 
         def loss(flat):
             gap = jnp.take_along_axis(self.q(flat, rows[:, :4]), action[:, None], 1)[:, 0] - y
-            return jnp.mean(jnp.where(jnp.abs(gap) < 1.0, 0.5 * gap**2, jnp.abs(gap) - 0.5))
+            return 0.5 * jnp.mean(gap**2)
 
-        flat, moments = adam(jax.grad(loss)(flat), flat, moments, self.rate, 10.0, 1e-8)
+        flat, moments = adam(jax.grad(loss)(flat), flat, moments, self.rate, 1000.0, 1e-8)
         return flat, target + self.target_rate * (flat - target), moments, replay, count
 
 

@@ -220,7 +220,7 @@ def by_hand(loss="huber", *, through_target=False, own_target=False, cut=False):
     other_loss=lambda m, s, b: by_hand({"huber": "squared", "squared": "huber"}[m.loss])(m, s, b),
 )
 def test_gradient_at_temperature_zero_is_the_deep_q_networks(implementation, loss):
-    learner, (state, batch) = dqn(**{**SMALL, "discount": 0.9, "loss": loss}), any_state()
+    learner, (state, batch) = dqn(**{**SMALL, "discount": 0.9, "loss": loss, "double": False}), any_state()
     expected = jax.tree.leaves(by_hand(loss)(learner, state, batch))
     for found, wanted in zip(jax.tree.leaves(implementation(learner, state, batch)), expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
@@ -364,8 +364,8 @@ def test_a_table_converges_to_soft_value_iteration(prior):
 
 
 def test_cartpole_is_learned():
-    """15,000 steps with defaults: over seeds 0 to 7 the evaluation had mean 246, deviation 50 and smallest value 184;
-    untrained policies get about 20."""
+    """15,000 steps with defaults: over seeds 0 to 7 the evaluation after 14,000 had mean 313, deviation 125 and smallest
+    value 190; untrained policies get about 20. (All eight reached 475 within 26,000 steps.)"""
     scores = []
     for seed in range(3):
         learner, state, _, _ = trained(make("CartPole-v1"), dqn(), 14_000, seed)

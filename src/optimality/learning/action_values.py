@@ -14,6 +14,7 @@ from optimality.core.gibbs import gibbs, soft_maximum
 from optimality.core.numerics import Real
 from optimality.learning.actor import as_features
 from optimality.sampling.policy import AbstractPolicy
+from optimality.sampling.transitions import MaskedObservation, action_mask_of
 
 Prior = Literal["none", "uniform"]
 Values = Float[Array, "*batch actions"]
@@ -64,9 +65,14 @@ class Table(eqx.Module):
     visits: Int[Array, "states actions"]
 
 
-def action_values(q: Any, observation: Array) -> Values:
-    """Of a `Table`, or of a network of features."""
-    return q.values[observation] if isinstance(q, Table) else q(as_features(observation))
+def action_values(q: Any, observation: Any) -> Values:
+    """Of a `Table`, or of a network of features; masks do not change values."""
+    return q.values[state_of(observation)] if isinstance(q, Table) else q(as_features(observation))
+
+
+def state_of(observation: Any) -> Any:
+    """The index in an observation of a finite set, with a mask or without."""
+    return observation.observation if isinstance(observation, MaskedObservation) else observation
 
 
 class SoftQPolicy(AbstractPolicy):
@@ -78,14 +84,15 @@ class SoftQPolicy(AbstractPolicy):
     epsilon: Real
     sample: bool = eqx.field(static=True)
 
-    def start(self, observation: Array, key: PRNGKeyArray) -> None:
+    def start(self, observation: Any, key: PRNGKeyArray) -> None:
         return None
 
-    def act(self, carry: None, observation: Array, key: PRNGKeyArray) -> tuple[None, Array, dict[str, Array]]:
+    def act(self, carry: None, observation: Any, key: PRNGKeyArray) -> tuple[None, Array, dict[str, Array]]:
         """The extras hold the logarithm of the probability with which the action was drawn."""
-        q = action_values(self.q, observation)
+        q, mask = action_values(self.q, observation), action_mask_of(observation)
         if not self.sample:
-            return None, jnp.argmax(q).astype(jnp.int32), {"log_prob": jnp.zeros((), q.dtype)}
-        log_p = behavior(q, self.temperature, self.epsilon)
+            best = jnp.argmax(q if mask is None else jnp.where(mask, q, -jnp.inf))
+            return None, best.astype(jnp.int32), {"log_prob": jnp.zeros((), q.dtype)}
+        log_p = behavior(q, self.temperature, self.epsilon, mask)
         action = jax.random.categorical(key, log_p).astype(jnp.int32)
         return None, action, {"log_prob": log_p[action]}

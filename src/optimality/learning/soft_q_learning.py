@@ -22,7 +22,17 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from optimality.core.gibbs import gibbs
 from optimality.core.information import entropy
 from optimality.core.numerics import Real
-from optimality.learning.action_values import Mask, Prior, SoftQPolicy, Table, Values, double_value, soft_value
+from optimality.learning.action_values import (
+    Mask,
+    Prior,
+    SoftQPolicy,
+    Table,
+    Values,
+    action_values,
+    double_value,
+    soft_value,
+    state_of,
+)
 from optimality.learning.actor import as_features, observation_size
 from optimality.networks.abstract import AbstractNetwork
 from optimality.networks.flat import FlatNetwork
@@ -30,7 +40,15 @@ from optimality.networks.mlp import MLP
 from optimality.networks.optimizer import adam, descend
 from optimality.sampling.learner import AbstractLearner, Metrics, Reward
 from optimality.sampling.replay import Replay, example_transition, flat
-from optimality.sampling.transitions import Rollout, Spec, Steps, Transition, environment_reward
+from optimality.sampling.transitions import (
+    Rollout,
+    Spec,
+    Steps,
+    Transition,
+    action_mask_of,
+    assembled,
+    environment_reward,
+)
 
 NO_EPSILON = np.zeros((), np.float32)
 
@@ -80,7 +98,7 @@ class SoftQLearning(AbstractLearner):
     """Bootstrap from the network's own policy, valued by the target network."""
     loss: Literal["squared", "huber"] = eqx.field(static=True, default="squared")
     """Of the error; `huber` grows linearly beyond 1, in units of reward."""
-    max_gradient_norm: Real = 10.0
+    max_gradient_norm: Real = 1_000.0
     """Longer gradients are shortened to this norm."""
     batch_size: int = eqx.field(static=True, default=64)
     """Transitions of each update."""
@@ -125,7 +143,7 @@ class SoftQLearning(AbstractLearner):
 
     def policy(self, state: SoftQState, *, explore: bool) -> SoftQPolicy:
         q = state.values if isinstance(state.values, Table) else state.values.online
-        return SoftQPolicy(q, self.temperature, state.epsilon if explore else NO_EPSILON, explore)
+        return assembled(SoftQPolicy, q, self.temperature, state.epsilon if explore else NO_EPSILON, explore)
 
     def observe(self, state: SoftQState, rollout: Rollout) -> SoftQState:
         transitions, values = flat(rollout.transitions), state.values
@@ -149,13 +167,14 @@ class SoftQLearning(AbstractLearner):
 
         def visit(table, now):
             transition, reward = now
-            pair = transition.observation, transition.action
-            following = table.values[transition.next_observation]
-            error = self.target(reward, transition.terminated, following, following) - table.values[pair]
+            pair = state_of(transition.observation), transition.action
+            after = transition.next_observation
+            following, mask = action_values(table, after), action_mask_of(after)
+            error = self.target(reward, transition.terminated, following, following, mask) - table.values[pair]
             applied = transition.valid & jnp.isfinite(error)
             step = jnp.where(applied, self.step_size(table.visits[pair]), 0.0)
             values = table.values.at[pair].add(step * jnp.where(applied, error, 0.0))
-            log_p = gibbs(table.values[transition.observation], self.temperature)
+            log_p = gibbs(table.values[pair[0]], self.temperature, where=action_mask_of(transition.observation))
             metrics = {
                 "loss": 0.5 * error**2,
                 "q": table.values[pair],
@@ -197,7 +216,7 @@ class SoftQLearning(AbstractLearner):
 
         following = values(target, batch.next_observation)
         own = values(jax.lax.stop_gradient(vector), batch.next_observation) if self.double else following
-        y = self.target(rewards, batch.terminated, own, following)
+        y = self.target(rewards, batch.terminated, own, following, action_mask_of(batch.next_observation))
         q = values(vector, batch.observation)
         chosen = jnp.take_along_axis(q, batch.action[:, None], axis=1)[:, 0]
         error = chosen - y
@@ -207,7 +226,7 @@ class SoftQLearning(AbstractLearner):
             "loss": jnp.mean(each),
             "q": jnp.mean(chosen),
             "td_error": jnp.mean(size),
-            "entropy": jnp.mean(entropy(gibbs(q, self.temperature))),
+            "entropy": jnp.mean(entropy(gibbs(q, self.temperature, where=action_mask_of(batch.observation)))),
         }
         return metrics["loss"], metrics
 
@@ -255,13 +274,16 @@ class SoftQLearning(AbstractLearner):
 def dqn(**fields: Any) -> SoftQLearning:
     """The deep Q-network (Mnih et al. 2015): soft Q-learning at temperature 0, with uniform actions for exploration.
 
-    Fields of `SoftQLearning` other than these defaults go in by name. The loss is squared: the original's bounded slope
-    (`loss="huber"`) corrects large overestimates too slowly, and on CartPole values outgrew the largest return.
+    With the double estimator (van Hasselt et al. 2016) and the squared loss; fields of `SoftQLearning` other than these
+    defaults go in by name. They reach a return of 475 on CartPole in 20,000 to 26,000 steps; with `loss="huber"` or
+    gradients cut to a norm of 10, as is common, values crept up too slowly or went too far, and most runs did not in
+    40,000.
     """
     defaults = {
         "temperature": 0.0,
-        "learning_rate": 5e-4,
-        "target_rate": 0.005,
+        "learning_rate": 1e-3,
+        "target_rate": 0.02,
+        "double": True,
         "capacity": 20_000,
         "epsilon_start": 1.0,
         "epsilon_end": 0.05,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from optimality.sampling.transitions import Collection, Rollout, Steps
+from optimality.sampling.transitions import Collection, Rollout, Steps, assembled
 
 
 def collect(collection: Collection, policy: Any, runner: Any, key: PRNGKeyArray) -> tuple[Any, Rollout]:
@@ -17,7 +17,7 @@ def collect(collection: Collection, policy: Any, runner: Any, key: PRNGKeyArray)
     """
     if isinstance(collection, Steps):
         after, transitions = runner.run(policy, key, collection.number, restart=True)
-        return after, Rollout(transitions, runner.carry)
+        return after, assembled(Rollout, transitions, runner.carry)
     limit = runner.time_limit
     if limit is None:
         raise ValueError(

@@ -14,10 +14,7 @@ from jaxtyping import PRNGKeyArray
 
 from optimality.environments.gymnasium_environment import GymnasiumEnvironment
 from optimality.sampling.compiled_runner import spec_of
-from optimality.sampling.transitions import MaskedObservation, Spec, Transition, where
-
-TRANSITION = jax.tree.structure(Transition(*range(8)))
-"""Building a module through its structure takes a tenth of the time of its constructor."""
+from optimality.sampling.transitions import MaskedObservation, Spec, Transition, assembled, where
 
 
 class GymnasiumRunner:
@@ -58,7 +55,7 @@ class GymnasiumRunner:
         after = GymnasiumRunner(self.environment, self)
         late = self.environment.mode is AutoresetMode.NEXT_STEP
         remembers = bool(jax.tree.leaves(self.carry))
-        keys = _block(key, steps, self.environments)
+        keys = key if steps == 1 else _block(key, steps, self.environments)  # one key is split where it is used
         alive, rows = np.ones(self.environments, bool), []
         for time in range(steps):
             after.carry, action, extras = _act(policy, after.carry, after.observation, keys, np.int32(time))
@@ -84,7 +81,7 @@ class GymnasiumRunner:
             missing = steps - len(leaves)
             return array if not missing else np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
 
-        transitions = jax.tree.unflatten(TRANSITION, jax.tree.map(stacked, *rows))
+        transitions = assembled(Transition, *jax.tree.map(stacked, *rows))
         after._count(transitions)
         return after, transitions
 
@@ -92,6 +89,14 @@ class GymnasiumRunner:
         """Returns and lengths of episodes; at the end of a rollout, because counting at each step costs as much as a
         step of a small environment."""
         valid = transitions.valid
+        if len(valid) == 1:
+            self.running[0] += np.where(valid[0], transitions.reward[0], 0.0)
+            self.running[1] += valid[0]
+            ended = transitions.done[0] & valid[0]
+            if ended.any():
+                self.finished += (*self.running[:, ended].sum(axis=1), ended.sum())
+                self.running[:, ended] = 0.0
+            return
         total = np.stack([np.where(valid, transitions.reward, 0.0), valid]).cumsum(axis=1) + self.running[:, None]
         over = transitions.done & valid
         begun = np.zeros((2, self.environments))
@@ -113,7 +118,8 @@ def _block(key, steps, environments):
 
 @jax.jit
 def _act(policy, carry, observation, keys, time):
-    return jax.vmap(policy.act)(carry, observation, keys[time])
+    keys = jax.random.split(keys, _number(observation)) if keys.ndim == 0 else keys[time]
+    return jax.vmap(policy.act)(carry, observation, keys)
 
 
 @jax.jit

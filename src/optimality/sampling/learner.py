@@ -55,7 +55,9 @@ class AbstractLearner(eqx.Module):
     def step(self, state: Any, runner: Any, key: PRNGKeyArray) -> tuple[Any, Any, Metrics]:
         """Collect, observe, update. Meta-learners override this, nobody else."""
         collect_key, update_key = split(key)
-        runner, rollout = collect(self.collection, self.policy(state, explore=True), runner, collect_key)
+        # Through the class: a method taken from a module is a module itself, whose construction a host loop would feel.
+        policy = type(self).policy(self, state, explore=True)
+        runner, rollout = collect(self.collection, policy, runner, collect_key)
         state, metrics = learn(self, state, rollout, update_key)
         return state, runner, metrics
 

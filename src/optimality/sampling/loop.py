@@ -72,11 +72,11 @@ def run_chunk(
     """
     if isinstance(runner, CompiledRunner):
         return _scan_chunk(learner, state, runner, key, number)
-    collected = []
+    collected, step = [], type(learner).step  # through the class, as in `AbstractLearner.step`
     while len(collected) < number:
         key, *step_keys = split(key, KEYS_AT_ONCE + 1)
         for step_key in step_keys[: number - len(collected)]:
-            state, runner, metrics = learner.step(state, runner, step_key)
+            state, runner, metrics = step(learner, state, runner, step_key)
             collected.append(metrics)
     values = jax.device_get([list(metrics.values()) for metrics in collected])
     rows = dict(zip(collected[0], np.array(values, float).T, strict=True))

@@ -66,6 +66,14 @@ class Transition(eqx.Module):
         return self.terminated | self.truncated
 
 
+def assembled(cls: type, *values: Any) -> Any:
+    """A module from the values of its fields, in a tenth of the time of its constructor: for host loops."""
+    module = object.__new__(cls)
+    for name, value in zip(cls.__dataclass_fields__, values, strict=True):
+        object.__setattr__(module, name, value)
+    return module
+
+
 class Rollout(eqx.Module):
     """Transitions, and the policy's carry `[environment, ...]` before the first of them.
 
