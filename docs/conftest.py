@@ -5,6 +5,6 @@ from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
-    patterns=["**/*.md"],
+    patterns=["*.md", "**/*.md"],
     excludes=["rows.md", "_build/**", "_generated/**"],
 ).pytest()

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -16,6 +17,7 @@ from optimality.cli.main import main
 from optimality.experiments import plots
 from optimality.experiments.report import to_svg
 from optimality.experiments.temperature_sweep import TemperatureSweep, temperature_sweep, temperatures_for
+from optimality.experiments.training_report import GLOSSARY
 
 SHOWN = (1.0, 0.1, 0.01, 0.003, 0.001)
 COMMANDS = {
@@ -25,31 +27,62 @@ COMMANDS = {
     "soft_value_iteration_help.txt": ["solve", "FrozenLake-v1", "soft-value-iteration", "--help"],
     "unknown_problem.txt": ["solve", "FrozenLake"],
     "first_plan.txt": ["solve", "FrozenLake-v1"],
+    "train_help.txt": ["train", "--help"],
+    "ppo_help.txt": ["train", "CartPole-v1", "ppo", "--help"],
+    "evaluate_help.txt": ["evaluate", "--help"],
+    "resume_help.txt": ["resume", "--help"],
+    "runs_help.txt": ["runs", "--help"],
+    "report_help.txt": ["report", "--help"],
+    "unknown_environment.txt": ["train", "CartPol-v1"],
 }
+RUN = "RUN"
+TRAINING = {
+    "first_training.txt": ["train", "CartPole-v1", "ppo"],
+    "first_evaluation.txt": ["evaluate", RUN],
+    "first_runs.txt": ["runs"],
+}
+"""One after another in one folder; `RUN` stands for the folder of the run that the first of them made."""
 
 
 def make_all(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for name, text in {**pictures_and_tables(), **transcripts()}.items():
         (folder / name).write_text(text, encoding="utf-8")
+    make_training(folder)
 
 
 def transcripts() -> dict[str, str]:
     """What each command prints, in a folder of its own."""
     out = {}
     for name, arguments in COMMANDS.items():
-        printed = io.StringIO()
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            contextlib.chdir(folder),
-            mock.patch.dict(os.environ, {"NO_COLOR": "1", "COLUMNS": "88", "TERM": "dumb"}),
-            contextlib.redirect_stdout(printed),
-            contextlib.redirect_stderr(printed),
-            contextlib.suppress(SystemExit),
-        ):
-            main(arguments)
-        out[name] = "\n".join(line.rstrip() for line in printed.getvalue().splitlines()) + "\n"
+        with tempfile.TemporaryDirectory() as place:
+            out[name] = printed(arguments, place)
     return out
+
+
+def printed(arguments: list[str], place: str) -> str:
+    """What a command prints when it is called in the folder `place`."""
+    text = io.StringIO()
+    with (
+        contextlib.chdir(place),
+        mock.patch.dict(os.environ, {"NO_COLOR": "1", "COLUMNS": "88", "TERM": "dumb"}),
+        contextlib.redirect_stdout(text),
+        contextlib.redirect_stderr(text),
+        contextlib.suppress(SystemExit),
+    ):
+        main(arguments)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+
+def make_training(folder: Path) -> None:
+    """The tutorial's run: what its commands print, its configuration and its learning curve."""
+    with tempfile.TemporaryDirectory() as place:
+        for name, arguments in TRAINING.items():
+            runs = [str(run.relative_to(place)) for run in Path(place).glob("runs/*")]
+            (folder / name).write_text(printed([runs[0] if word == RUN else word for word in arguments], place))
+        run = next(Path(place).glob("runs/*"))
+        shutil.copy(run / "config.toml", folder / "first_training.toml")
+        shutil.copy(run / "plots" / "learning-curve.svg", folder / "first_training.svg")
 
 
 def pictures_and_tables() -> dict[str, str]:
@@ -70,6 +103,7 @@ def pictures_and_tables() -> dict[str, str]:
         "exports.md": exports(),
         "criteria.md": criteria(),
         "results.md": results(),
+        "metrics.md": metrics(),
     }
 
 
@@ -110,6 +144,14 @@ def results() -> str:
     """Every way in which a computation can end, with its sentence."""
     rows = ["| result | sentence |", "| --- | --- |"]
     rows += [f"| `{result.name}` | {result.sentence} |" for result in ox.Result]
+    return "\n".join(rows) + "\n"
+
+
+def metrics() -> str:
+    """What each column of `metrics.jsonl` means, as the reports say it."""
+    bar = "\\|"  # one alone would end the cell
+    rows = ["| metric | meaning |", "| --- | --- |"]
+    rows += [f"| `{name}` | {meaning.replace('|', bar)} |" for name, meaning in GLOSSARY.items()]
     return "\n".join(rows) + "\n"
 
 
