@@ -21,6 +21,18 @@ pytest_plugins = ["pytester"]
 PHASES = {"setup", "call", "teardown"}
 
 
+MOST_MAPPINGS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings():
+    """Every compiled program maps memory, and the kernel allows 65,530 mappings: beyond them the compiler crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
+
+
 @pytest.fixture(params=[False, True], ids=["x64-off", "x64-on"])
 def x64(request):
     """Run the test once without and once with 64-bit numbers; the value says which."""

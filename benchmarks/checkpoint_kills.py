@@ -9,6 +9,7 @@ write.
 """
 
 import argparse
+import datetime
 import json
 import os
 import platform
@@ -83,7 +84,12 @@ def main() -> None:
         "half_written": half_written,
         "checkpoints": steps[-1],
         "seed": arguments.seed,
-        "machine": platform.processor() or platform.machine(),
+        "date": datetime.date.today().isoformat(),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip(),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
         "cpus": os.cpu_count(),
     }
     print(json.dumps(result))

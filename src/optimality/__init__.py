@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from optimality.core.solve import Solution as Solution
     from optimality.core.solve import solve as solve
     from optimality.environments.catalog import make as make
+    from optimality.environments.from_gymnasium import EnvironmentFailure as EnvironmentFailure
+    from optimality.environments.wrappers import TimeLimit as TimeLimit
     from optimality.experiments.evaluation import evaluate as evaluate
     from optimality.experiments.saved_policy import load_policy as load_policy
+    from optimality.experiments.seeds import train_seeds as train_seeds
+    from optimality.experiments.training_plan import plan_training as plan_training
+    from optimality.experiments.training_run import Progress as Progress
     from optimality.experiments.training_run import Run as Run
     from optimality.experiments.training_run import TrainingFailed as TrainingFailed
     from optimality.experiments.training_run import resume as resume
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
     from optimality.learning.reinforce import Reinforce as Reinforce
     from optimality.learning.soft_q_learning import SoftQLearning as SoftQLearning
     from optimality.learning.soft_q_learning import dqn as dqn
+    from optimality.networks.gru import GRU as GRU
+    from optimality.networks.mlp import MLP as MLP
     from optimality.planning.deterministic_planning import DeterministicPlanning as DeterministicPlanning
     from optimality.planning.exact_inference import ExactInference as ExactInference
     from optimality.planning.exact_inference import posterior_dynamics as posterior_dynamics

@@ -136,6 +136,13 @@ def find(entries: tuple[Entry, ...], name: str) -> Entry | None:
 
 
 EXPORTS = {
+    "train_seeds": "optimality.experiments.seeds",
+    "plan_training": "optimality.experiments.training_plan",
+    "TimeLimit": "optimality.environments.wrappers",
+    "Progress": "optimality.experiments.training_run",
+    "MLP": "optimality.networks.mlp",
+    "GRU": "optimality.networks.gru",
+    "EnvironmentFailure": "optimality.environments.from_gymnasium",
     "AverageReward": "optimality.problems.criterion",
     "DeterministicPlanning": "optimality.planning.deterministic_planning",
     "Discounted": "optimality.problems.criterion",

@@ -302,7 +302,7 @@ def test_an_older_checkpoint_helps_where_the_newest_is_damaged(trained, tmp_path
     code, _, err = output(capsys, "resume", run)
     assert code == 2
     assert f"{newest / 'arrays.safetensors'} is damaged" in err
-    assert "Use an older checkpoint" in err
+    assert "Move its folder away to use an older one" in err
     newest.rename(run / "damaged")
     assert output(capsys, "resume", run, "--json")[0] == 0
     assert len(read_metrics(run)) == 4

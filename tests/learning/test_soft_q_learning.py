@@ -364,7 +364,7 @@ def test_a_table_converges_to_soft_value_iteration(prior):
 
 
 def test_cartpole_is_learned():
-    """15,000 steps with defaults: over seeds 0 to 7 the evaluation after 14,000 had mean 313, deviation 125 and smallest
+    """15,000 steps with defaults: over seeds 0 to 7 the evaluation after 14,000 had mean 313, deviation 125 and least
     value 190; untrained policies get about 20. (All eight reached 475 within 26,000 steps.)"""
     scores = []
     for seed in range(3):

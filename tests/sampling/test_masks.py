@@ -152,7 +152,7 @@ def test_action_values_keep_to_masks(kind):
     """The same problem by Q-learning: uniform exploration and greedy targets know what is offered."""
     learner = strong(SOFT)
     state, runner = begin(learner, runners()[kind](), jax.random.key(0))
-    _, rollout = collect(Steps(40), learner.policy(state, explore=True), runner, jax.random.key(1))
+    runner, rollout = collect(Steps(40), learner.policy(state, explore=True), runner, jax.random.key(1))
     t = jax.tree.map(np.asarray, rollout.transitions)
     assert OFFERED[t.observation.observation.argmax(axis=-1), t.action].all()
     assert set(np.round(np.exp(t.extras["log_prob"]), 3).ravel()) == {np.float32(0.9), np.float32(0.1)}

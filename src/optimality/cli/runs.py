@@ -61,7 +61,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
     for line in table:
         print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
-    stopped = ("killed", "interrupted", "terminated")
+    stopped = ("killed", "interrupted", "terminated", "failed")
     if any(row["status"] in stopped and row.get("command") == "train" for row in rows):
         print("Go on with `optimality resume RUN`.")
 

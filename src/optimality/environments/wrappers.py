@@ -170,21 +170,20 @@ class PartialObservation(AbstractEnvironment):
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, Float[Array, " kept"]]:
         state, observation = self.environment.reset(key)
-        return state, observation[self._kept]
+        return state, observation[self._kept(observation.shape[0])]
 
     def step(self, key: PRNGKeyArray, state: Any, action: Any) -> Moved:
         state, observation, reward, terminated, truncated = self.environment.step(key, state, action)
-        return state, observation[self._kept], reward, terminated, truncated
+        return state, observation[self._kept(observation.shape[0])], reward, terminated, truncated
 
-    @property
-    def _kept(self) -> np.ndarray:
-        size = _box(self.environment, "PartialObservation").shape[0]
+    def _kept(self, size: int) -> np.ndarray:
         return np.setdiff1d(np.arange(size), self.dropped)
 
     @property
     def observation_space(self) -> spaces.Box:
         space = _box(self.environment, "PartialObservation")
-        return spaces.Box(space.low[self._kept], space.high[self._kept], dtype=np.float32)
+        kept = self._kept(space.shape[0])
+        return spaces.Box(space.low[kept], space.high[kept], dtype=np.float32)
 
     @property
     def action_space(self) -> spaces.Space:

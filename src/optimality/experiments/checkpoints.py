@@ -20,6 +20,7 @@ from safetensors.numpy import load, save
 
 SCHEMA = 1
 _ARRAYS, _MANIFEST = "arrays.safetensors", "manifest.json"
+_ADVICE = "Move its folder away to use an older one."
 
 
 def save_checkpoint(folder: Path, step: int, tree: PyTree, about: dict[str, Any], *, keep: int = 3) -> Path:
@@ -78,13 +79,13 @@ def load_checkpoint(path: Path, like: PyTree, about: dict[str, Any] | None = Non
     try:
         data = (path / _ARRAYS).read_bytes()
     except OSError as error:
-        raise ValueError(f"cannot read {path / _ARRAYS}: {error.strerror or error}.") from error
+        raise ValueError(f"cannot read {path / _ARRAYS}: {error.strerror or error}. {_ADVICE}") from error
     if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-        raise ValueError(f"{path / _ARRAYS} is damaged: its checksum is not the manifest's. Use an older checkpoint.")
+        raise ValueError(f"{path / _ARRAYS} is damaged: its checksum is not the manifest's. {_ADVICE}")
     try:
         arrays = load(data)
     except SafetensorError as error:
-        raise ValueError(f"{path / _ARRAYS} is damaged: {error}. Use an older checkpoint.") from error
+        raise ValueError(f"{path / _ARRAYS} is damaged: {error}. {_ADVICE}") from error
     return _from_arrays(arrays, like, path), manifest["about"]
 
 
@@ -93,7 +94,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path / _MANIFEST}: {error}.") from error
+        raise ValueError(f"cannot read {path / _MANIFEST}: {error}. {_ADVICE}") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         found = manifest.get("schema") if isinstance(manifest, dict) else None
         raise ValueError(f"{path / _MANIFEST} has schema {found!r}, but this version reads schema {SCHEMA}.")
@@ -138,10 +139,13 @@ def _from_arrays(arrays: dict[str, np.ndarray], like: PyTree, path: Path) -> PyT
 
 
 def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # a refused write does not say of which file
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _flush_folder(path: Path) -> None:

@@ -105,8 +105,12 @@ class RunFolder:
 
     def metrics(self, rows: list[dict[str, Any]]) -> None:
         """Appends one line a row to `metrics.jsonl`."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.writelines(to_json(row) + "\n" for row in rows)
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a") as file:
+                file.writelines(to_json(row) + "\n" for row in rows)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     def keep_metrics(self, number: int) -> list[dict[str, Any]]:
         """Cuts `metrics.jsonl` to its first `number` rows, and returns them."""

@@ -59,11 +59,11 @@ def learner_from_table(table: dict[str, Any]) -> AbstractLearner:
 
 def plan_training(
     environment: Any,
-    method: AbstractLearner | str | None,
+    method: AbstractLearner | str | None = None,
     *,
-    steps: int,
-    seed: int,
-    evaluation_episodes: int,
+    steps: int = DEFAULT_STEPS,
+    seed: int = 0,
+    evaluation_episodes: int = 20,
     backend: str = "auto",
     options: dict[str, Any] | None = None,
     evaluations: int = 20,

@@ -48,7 +48,6 @@ GLOSSARY = {
     "q": "mean of Q at the actions taken",
     "td_error": "mean of |y - Q|",
     "epsilon": "chance of a uniformly random action while exploring",
-    "temperature": "what a nat of entropy is worth",
     "applied": "fraction of updates that were finite and applied",
     "bad_updates": "longest row of steps with an update that was not finite and not applied",
 }

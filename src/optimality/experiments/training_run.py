@@ -229,6 +229,8 @@ def resume(
         session = _Session(plan, data)
         session.folder = folder
         session.restore()
+        if steps is not None and steps < session.step:
+            raise ValueError(f"{path} has learned for {session.step} steps already; {steps} in all are less.")
         if steps is not None:
             config["run"]["steps"] = steps
             folder.write_text("config.toml", tomli_w.dumps(config))
@@ -326,7 +328,7 @@ class _Session:
         if result == "not_finite":
             where = "" if path is None else f" What there was by then is in {path / 'post-mortem'}."
             message = (
-                f"updates were not finite for {self.metrics[-1]['bad_updates']:.0f} steps in a row, and were not "
+                f"updates were not finite for {self.plan.max_bad_updates} steps in a row or more, and were not "
                 f"applied. {self._suspect()}{where}"
             )
             self._note("failed", result=result, error=message)
@@ -356,7 +358,7 @@ class _Session:
         with CompileClock() as clock:
             if self.state is None:
                 self.begin()
-            compiled = 0.0
+            compiled, bad = 0.0, 0
             while self.step < plan.steps:
                 before, finished = time.monotonic(), self.finished_episodes()
                 earlier = clock.seconds
@@ -370,7 +372,9 @@ class _Session:
                 compiled = clock.seconds
                 progress = Progress(self.step, plan.steps, row, self.learner, self.state)
                 stops = [callback(progress) is True for callback in callbacks]
-                if row["bad_updates"] >= min(plan.max_bad_updates, plan.chunk):
+                whole = row["bad_updates"] >= plan.chunk
+                bad = bad + plan.chunk if whole else int(row["bad_updates"])
+                if bad >= plan.max_bad_updates:
                     self._post_mortem()
                     return "not_finite"
                 if signals.received is not None:

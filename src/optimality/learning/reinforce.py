@@ -28,7 +28,7 @@ from optimality.sampling.learner import AbstractLearner, Metrics, Reward
 from optimality.sampling.normalizers import RunningNormalizer
 from optimality.sampling.replay import flat
 from optimality.sampling.returns import reward_to_go
-from optimality.sampling.transitions import Episodes, Rollout, Spec, environment_reward
+from optimality.sampling.transitions import Episodes, Rollout, Spec, action_mask_of, environment_reward
 
 Table = Float[Array, "time episodes"]
 Flags = Bool[Array, "time episodes"]
@@ -123,8 +123,10 @@ class Reinforce(AbstractLearner):
         t = rollout.transitions
         each = lambda function, *arrays: jax.vmap(jax.vmap(function))(*arrays)  # noqa: E731
         features = each(lambda x: normalizer(as_features(x)), t.observation)
-        log_prob = each(parameters.actor.log_prob, features, t.extras["raw_action"])
-        entropy = jnp.where(t.valid, each(parameters.actor.entropy, features), 0.0)
+        log_prob, entropy = each(
+            parameters.actor.judge, features, t.extras["raw_action"], action_mask_of(t.observation)
+        )
+        entropy = jnp.where(t.valid, entropy, 0.0)
         discount, temperature = (jnp.asarray(x, rewards.dtype) for x in (self.discount, self.temperature))
         value, tail = jnp.zeros_like(rewards), jnp.zeros_like(rewards)
         if parameters.critic is not None:

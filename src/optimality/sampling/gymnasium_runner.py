@@ -97,7 +97,8 @@ class GymnasiumRunner:
                 self.finished += (*self.running[:, ended].sum(axis=1), ended.sum())
                 self.running[:, ended] = 0.0
             return
-        total = np.stack([np.where(valid, transitions.reward, 0.0), valid]).cumsum(axis=1) + self.running[:, None]
+        steps = np.stack([np.where(valid, transitions.reward, 0.0), valid], dtype=np.float64)
+        total = steps.cumsum(axis=1) + self.running[:, None]
         over = transitions.done & valid
         begun = np.zeros((2, self.environments))
         for time in np.flatnonzero(over.any(axis=1)):
