@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -104,6 +105,7 @@ def pictures_and_tables() -> dict[str, str]:
         "criteria.md": criteria(),
         "results.md": results(),
         "metrics.md": metrics(),
+        "speeds.md": speeds(),
     }
 
 
@@ -145,6 +147,39 @@ def results() -> str:
     rows = ["| result | sentence |", "| --- | --- |"]
     rows += [f"| `{result.name}` | {result.sentence} |" for result in ox.Result]
     return "\n".join(rows) + "\n"
+
+
+def speeds() -> str:
+    """The newest measurement of each case of benchmarks/driver.py, floors and peers beside it."""
+    lines = (Path(__file__).parents[1] / "benchmarks" / "results" / "driver.jsonl").read_text().splitlines()
+    newest = {(row["kind"], row["case"]): row for row in map(json.loads, lines) if row["nproc"] == "1"}
+    names = {"ppo": "PPO", "dqn": "DQN", "dqn-1m": "DQN, replay of 10^6"}
+    table = ["| | steps/s | of its floor | times SB3 | compile s | peak MB | to a return of 475 |"]
+    table.append("| --- | --- | --- | --- | --- | --- | --- |")
+    for method, name in names.items():
+        peer = newest["speed", f"{method}-sb3"]
+        for side, where in (("compiled", "compiled"), ("gymnasium", "Gymnasium")):
+            row = newest["speed", f"{method}-ours-{side}"]
+            floor = newest.get(("speed", f"{method}-floor-{side}"))
+            share = (
+                f"{row['best_steps_per_s'] / floor['best_steps_per_s']:.2f} of {floor['best_steps_per_s']:,}"
+                if floor
+                else ""
+            )
+            times = f"{row['best_steps_per_s'] / peer['best_steps_per_s']:.1f}"
+            cells = [f"{row['best_steps_per_s']:,}", share, times, f"{row['compile_s']:.1f}", str(row["peak_mb"])]
+            table.append(f"| {name}, {where} | {' | '.join(cells)} | {reached(newest, f'{method}-ours-{side}')} |")
+        cells = [f"{peer['best_steps_per_s']:,}", "", "1", "", str(peer["peak_mb"])]
+        table.append(f"| {name}, SB3 2.9 | {' | '.join(cells)} | {reached(newest, f'{method}-sb3')} |")
+    row = newest["speed", "ppo-ours-compiled"]
+    return "\n".join(table) + f"\n\nCommit {row['commit']}; {row['machine']}; two cores, one thread of XLA and torch.\n"
+
+
+def reached(newest: dict, case: str) -> str:
+    row = newest.get(("learning", case))
+    if row is None or row["median_steps"] is None:
+        return "" if row is None else row["reached"]
+    return f"{row['reached']}; median {row['median_steps']:,.0f} steps, {row['median_seconds']:.1f} s"
 
 
 def metrics() -> str:

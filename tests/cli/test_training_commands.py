@@ -74,6 +74,7 @@ def test_options_override_the_config(trained, tmp_path, capsys):
     assert config["method"]["network"]["hidden"] == [4]
 
 
+@pytest.mark.slow
 def test_seeds_run_in_processes(tmp_path, capsys):
     code, out, err = output(capsys, "train", "CartPole-v1", *TINY, *SHORT, "--seeds", 2, "--out", tmp_path, "--json")
     assert code == 0, err
@@ -222,6 +223,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [entry.name for entry in registry.LEARNERS])
 def test_n_and_n_steps_through_a_new_process_are_2n_to_the_bit(method, tmp_path):
     short = ["--chunk", "3", "--evaluation-episodes", "2", "--out", str(tmp_path), "--json"]
@@ -270,6 +272,7 @@ def test_signals_finish_the_chunk_and_save(number, code, status, tmp_path):
     assert (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_whole_and_goes_on_to_the_same_bits(tmp_path, capsys):
     """Two runs killed at random moments: the newest checkpoint of each loads, and resuming gives what one run gives."""
     moments = random.Random(3)

@@ -180,7 +180,7 @@ class Poisoned(AbstractEnvironment):
 
 def test_updates_that_are_not_finite_stop_the_run_with_a_post_mortem(tmp_path):
     with pytest.raises(
-        ox.TrainingFailed, match="Poisoned: the (return of a|sum of the returns of)[a-z ]* is nan"
+        ox.TrainingFailed, match=r"Poisoned: the (return of a|sum of the returns of)[a-z ]* is nan"
     ) as info:
         ox.train(Poisoned(), TINY, steps=160, chunk=5, max_bad_updates=3, evaluation_episodes=2, out=tmp_path)
     run = info.value.run
@@ -325,6 +325,7 @@ LIMITED = """
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more(tmp_path):
     """A limit on the size of files makes the kernel refuse the third checkpoint: the second one is still there."""
     done = subprocess.run(

@@ -9,6 +9,8 @@ from clauses import against
 from keys import check_keys
 from optimality.environments.catalog import make
 from optimality.learning.ppo import PPO
+from optimality.learning.reinforce import Reinforce
+from optimality.learning.soft_q_learning import SoftQLearning
 from optimality.networks.gru import GRU
 from optimality.networks.mlp import MLP
 from optimality.sampling.compiled_runner import CompiledRunner
@@ -18,10 +20,14 @@ from optimality.sampling.policy import AbstractPolicy
 from optimality.sampling.transitions import Steps, environment_reward
 
 SMALL = {"rollout_steps": 8, "environments": 4, "network": MLP(hidden=(4,)), "minibatches": 2}
+FEW = {"warm_up": 8, "batch_size": 4, "capacity": 64}
 LEARNERS = {
     "ppo": lambda: (PPO(**SMALL), make("CartPole-v1")),
     "ppo-continuous": lambda: (PPO(**SMALL, normalize_observations=True), make("Pendulum-v1", time_limit=6)),
     "ppo-memory": lambda: (PPO(**SMALL, memory=GRU(units=3)), make("CartPole-v1", time_limit=6)),
+    "reinforce": lambda: (Reinforce(network=MLP(hidden=(4,)), episodes=1), make("CartPole-v1", time_limit=6)),
+    "soft-q-network": lambda: (SoftQLearning(**FEW, network=MLP(hidden=(4,))), make("CartPole-v1", time_limit=6)),
+    "soft-q-table": lambda: (SoftQLearning(**FEW), make("DeepSea-v0", time_limit=6)),
 }
 
 
