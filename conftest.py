@@ -44,6 +44,13 @@ def pytest_addoption(parser):
     parser.addoption("--rows", action="store_true", help="end with one line a row of docs/rows.md: proved or open")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Rows are followed in one process: who proves what is known where tests are collected."""
+    if config.getoption("--rows"):
+        config.option.numprocesses = None
+
+
 def pytest_configure(config):
     page = Path(__file__).parent / "docs" / "rows.md"
     config.pluginmanager.register(Rows(parse_rows(page.read_text(encoding="utf-8"))), "rows")

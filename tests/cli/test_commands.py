@@ -268,7 +268,7 @@ def test_list_and_doctor(capsys):
     assert code == 0
     assert all(entry.name in out for entry in (*registry.METHODS, *registry.PROBLEMS, *registry.CRITERIA))
     code, out, _ = output(capsys, "list", "--json")
-    assert set(json.loads(out)) == {"methods", "problems", "criteria"}
+    assert set(json.loads(out)) == {"methods", "learners", "environments", "problems", "criteria"}
     code, out, _ = output(capsys, "doctor", "--json")
     assert code == 0
     assert json.loads(out)["self_test"] == "ok"

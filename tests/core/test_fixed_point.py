@@ -104,7 +104,9 @@ def test_not_converged(function, x64):
 
 
 @pytest.mark.parametrize(
-    "function", [lambda x, a: x * 2.0 + a, lambda x, a: x * jnp.nan, lambda x, a: jnp.log(x - a)], ids=str
+    "function",
+    [lambda x, a: x * 2.0 + a, lambda x, a: x * jnp.nan, lambda x, a: jnp.log(x - a)],
+    ids=["overflows", "is not a number", "leaves the domain"],
 )
 def test_non_finite(function, x64):
     solved = fixed_point(function, jnp.zeros(2), jnp.ones(()), tolerance=1e-6, max_steps=10**6)

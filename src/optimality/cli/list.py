@@ -6,8 +6,8 @@ from optimality import registry
 from optimality.cli.main import complain
 
 _GROUPS = {
-    "methods of solve": registry.METHODS,
-    "methods of train": registry.LEARNERS,
+    "methods": registry.METHODS,
+    "learners": registry.LEARNERS,
     "environments": registry.ENVIRONMENTS,
     "problems": registry.PROBLEMS,
     "criteria": registry.CRITERIA,
