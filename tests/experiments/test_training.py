@@ -347,7 +347,7 @@ def test_the_compile_clock_counts_nested_work_once():
         spent = time.monotonic() - before
         first = clock.seconds
         outer(jnp.ones(3)).block_until_ready()
-    assert 0.0 < first <= spent
+    assert 0.0 < first <= spent + 0.05  # JAX's clock is not this one
     assert clock.seconds == first
 
 

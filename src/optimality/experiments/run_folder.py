@@ -29,7 +29,7 @@ class RunFolder:
 
     def __init__(self, path: Path, record: dict[str, Any]):
         self.path, self._record = path, record
-        self._lock: Any = None
+        self._lock: int | None = None
 
     @classmethod
     def create(
@@ -67,17 +67,19 @@ class RunFolder:
 
     def hold(self) -> None:
         """Takes the folder for this process until it ends; `ValueError` where another has it."""
-        self._lock = (self.path / _LOCK).open("a")
+        lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._lock.close()
+            os.close(lock)
             raise ValueError(f"another process works in {self.path}; wait for it or stop it.") from error
+        self._lock = lock
 
     def release(self) -> None:
         """Lets others work in the folder."""
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
+            self._lock = None
 
     def resumed(self, command: list[str]) -> None:
         """Notes that the run goes on."""
