@@ -225,6 +225,7 @@ def test_interrupted_run_says_so(tmp_path):
     process = subprocess.Popen(
         [*COMMAND, "solve", "Taxi-v4", "--episodes", "1000000"],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("runs/*/events.jsonl")) and time.monotonic() < deadline:

@@ -352,12 +352,13 @@ def test_the_compile_clock_counts_nested_work_once():
 
 
 def test_the_first_signal_is_noted_and_the_second_interrupts():
+    before = signal.getsignal(signal.SIGINT)
     with StopSignals() as signals:
         signal.raise_signal(signal.SIGTERM)
         assert signals.received is signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     thread = threading.Thread(target=lambda: StopSignals().__enter__())
     thread.start()
     thread.join()
