@@ -222,11 +222,12 @@ def test_disagreement_with_the_environment_is_exit_1(tmp_path, monkeypatch, caps
 
 
 def test_interrupted_run_says_so(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     process = subprocess.Popen(
         [*COMMAND, "solve", "Taxi-v4", "--episodes", "1000000"],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("runs/*/events.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.1)
