@@ -5,8 +5,9 @@
     uv run python benchmarks/driver.py --small --sb3 /path/to/python
     uv run python benchmarks/driver.py --learn --sb3 /path/to/python     # steps and seconds to a mean return of 475
 
-Each measurement is a process of its own: seconds until the first result (imports excluded), compile seconds (the first
-call less a later one of the same length), the median steps a second of several chunks, and peak memory. `--sb3` names
+Each measurement is a process of its own: seconds until the first result (imports of the library included), compile
+seconds (the first call less a later one of the same length), the median and the best steps a second of several chunks,
+and peak memory. `--sb3` names
 the interpreter of an environment that has Stable-Baselines3, for example
 
     uv venv /tmp/sb3 && uv pip install --python /tmp/sb3 "stable-baselines3==2.9.*" torch --torch-backend cpu

@@ -28,6 +28,7 @@ from optimality.experiments.seeds import train_seeds
 from optimality.experiments.stop_signals import StopSignals
 from optimality.experiments.training_environment import EnvironmentChoice
 from optimality.experiments.training_plan import plan_training
+from optimality.experiments.training_run import train_plan
 from optimality.networks.mlp import MLP
 
 TINY = ox.PPO(rollout_steps=8, environments=2, minibatches=1, epochs=1, network=MLP(hidden=(4,)))
@@ -391,6 +392,18 @@ def test_several_seeds(executor, tmp_path):
         assert study.metrics[1][0]["evaluation_return"] == single.metrics[0]["evaluation_return"]
     resumed = ox.resume(study.runs[0], steps=80)
     assert resumed.metrics[-1]["step"] == 80
+
+
+def test_a_signal_stops_all_seeds_and_not_only_the_first(tmp_path, monkeypatch):
+    plan = plan_training("CartPole-v1", TINY, **SHORT, seed=0)
+
+    def interrupted(plan, **arguments):
+        stop = [lambda progress: signal.raise_signal(signal.SIGTERM)]
+        return train_plan(plan, callbacks=stop, **arguments)
+
+    monkeypatch.setattr("optimality.experiments.seeds.train_plan", interrupted)
+    study = train_seeds(plan, [5, 6, 7], out=tmp_path, executor="sequential")
+    assert (study.result, len(study.runs), len(study.metrics[0])) == ("terminated", 1, 1)
 
 
 def test_seeds_that_cannot_be_run_are_refused(tmp_path):

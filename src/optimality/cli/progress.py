@@ -17,8 +17,8 @@ from optimality.experiments.training_run import Progress as Chunk
 class ProgressPrinter:
     """A bar in a terminal; one plain line a chunk anywhere else; nothing where quiet."""
 
-    def __init__(self, steps: int, *, quiet: bool = False, after: int = 0):
-        self.steps, self.quiet, self._after = steps, quiet, after
+    def __init__(self, steps: int, *, quiet: bool = False):
+        self.steps, self.quiet = steps, quiet
         self._console = Console(stderr=True, no_color="NO_COLOR" in os.environ or None, highlight=False)
         self._started = time.monotonic()
         self._first: int | None = None

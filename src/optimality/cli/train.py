@@ -8,7 +8,7 @@ from optimality.cli.main import complain
 from optimality.cli.options import literals, number, parse, take_flag, take_group, take_option, whole
 from optimality.cli.progress import ProgressPrinter, print_run
 from optimality.environments.from_gymnasium import EnvironmentFailure
-from optimality.experiments.run_folder import read_config, read_metrics, read_record, to_json
+from optimality.experiments.run_folder import read_config, read_record, to_json
 from optimality.experiments.seeds import Study, train_seeds
 from optimality.experiments.training_environment import EnvironmentChoice
 from optimality.experiments.training_plan import (
@@ -66,8 +66,7 @@ def resume_command(arguments: list[str]) -> int:
         path = Path(arguments[0])
         config = read_config(path)
         total = whole("steps", steps, config.get("run", {}).get("steps"), 1)
-        done = len(read_metrics(path))
-        printer = ProgressPrinter(total or 0, quiet=as_json, after=done)
+        printer = ProgressPrinter(total or 0, quiet=as_json)
         with printer:
             run = resume(path, steps=None if steps is None else total, callbacks=[printer.show], command=command)
     except ValueError as error:
@@ -152,13 +151,14 @@ def _finish(run: Run, as_json: bool) -> int:
 
 
 def _print_study(study: Study, as_json: bool) -> int:
+    code = EXIT_CODES.get(study.result, 0)
     if as_json:
         print(to_json({**study.summary, "study": str(study.path)}, indent=2))
-        return 0
+        return code
     for row in study.summary["groups"]:
         print(
             f"{row['label']}, {row['runs']} seeds: interquartile mean {row['mean']:.4g}, "
             f"95 % interval {row['low']:.4g} to {row['high']:.4g}, lowest {row['lowest']:.4g}"
         )
     print(f"report: {study.path / 'report.html'}" if study.path is not None else "")
-    return 0
+    return code

@@ -21,18 +21,23 @@ from optimality.experiments.plots import plot_learning_curve
 from optimality.experiments.run_folder import SCHEMA, read_metrics, require_writable
 from optimality.experiments.training_plan import TrainingPlan
 from optimality.experiments.training_report import write_comparison
-from optimality.experiments.training_run import train_mapped, train_plan
+from optimality.experiments.training_run import INTERRUPTIONS, Run, train_mapped, train_plan
 
 EXECUTORS = ("auto", "processes", "vmap", "sequential")
 
 
 class Study(NamedTuple):
-    """Several runs: the metrics of each, and where they are (None where nothing was written)."""
+    """Several runs: the metrics of each, and where they are (None where nothing was written).
+
+    `result` is `finished`, or `interrupted` or `terminated` where a signal stopped the last of them; the seeds after it
+    were not begun.
+    """
 
     metrics: list[list[dict[str, Any]]]
     runs: list[Path]
     path: Path | None
     summary: dict[str, Any]
+    result: str
 
     def plot(self) -> Figure:
         """Learning curves as interquartile mean and interval over seeds."""
@@ -99,15 +104,24 @@ def _run(
     plan: TrainingPlan, seeds: list[int], folder: Path, executor: str, workers: int | None, command: Sequence[str]
 ) -> Study:
     plans = [plan._replace(seed=seed) for seed in seeds]
+    result = "finished"
     if executor == "processes":
-        paths = _in_processes(plans, folder, workers)
-    elif executor == "vmap":
-        paths = [run.path for run in train_mapped(plans, folder, command)]
+        found = _in_processes(plans, folder, workers)
     else:
-        paths = [train_plan(each, out=folder, command=command).path for each in plans]
-    found = [path for path in paths if path is not None]
+        runs = train_mapped(plans, folder, command) if executor == "vmap" else _in_turn(plans, folder, command)
+        found = [run.path for run in runs if run.path is not None]
+        result = runs[-1].result if runs[-1].result in INTERRUPTIONS else result
     summary = write_comparison(found, folder / "report.html")
-    return Study([read_metrics(path) for path in found], found, folder, summary)
+    return Study([read_metrics(path) for path in found], found, folder, summary, result)
+
+
+def _in_turn(plans: list[TrainingPlan], folder: Path, command: Sequence[str]) -> list[Run]:
+    runs: list[Run] = []
+    for plan in plans:
+        runs.append(train_plan(plan, out=folder, command=command))
+        if runs[-1].result in INTERRUPTIONS:
+            break
+    return runs
 
 
 def _in_processes(plans: list[TrainingPlan], folder: Path, workers: int | None) -> list[Path]:

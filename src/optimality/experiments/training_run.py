@@ -33,6 +33,8 @@ from optimality.sampling.loop import begin, episode_returns, play, run_chunk, ru
 from optimality.sampling.transitions import Steps
 
 _INTERRUPTIONS = {"SIGINT": "interrupted", "SIGTERM": "terminated"}
+INTERRUPTIONS = tuple(_INTERRUPTIONS.values())
+"""Results of runs that a signal stopped."""
 
 
 class Progress(NamedTuple):
@@ -333,7 +335,7 @@ class _Session:
             )
             self._note("failed", result=result, error=message)
             raise TrainingFailed(message, run)
-        self._note(result if result in _INTERRUPTIONS.values() else "finished", result=result)
+        self._note(result if result in INTERRUPTIONS else "finished", result=result)
         return run
 
     def _note(self, status: str, **values: Any) -> None:

@@ -275,7 +275,8 @@ def dqn(**fields: Any) -> SoftQLearning:
     """The deep Q-network (Mnih et al. 2015): soft Q-learning at temperature 0, with uniform actions for exploration.
 
     With the double estimator (van Hasselt et al. 2016) and the squared loss; fields of `SoftQLearning` other than these
-    defaults go in by name. They reach a return of 475 on CartPole in 20,000 to 26,000 steps; with `loss="huber"` or
+    defaults go in by name. Eight seeds of eight reached a return of 475 on CartPole within 26,000 steps; with
+    `loss="huber"` or
     gradients cut to a norm of 10, as is common, values crept up too slowly or went too far, and most runs did not in
     40,000.
     """
