@@ -95,7 +95,7 @@ def hmm_smoother(
 
 def belief_update(
     problem: PartiallyObserved,
-    belief: Float[Array | np.ndarray, " states"],
+    belief: Any,
     action: Any,
     observation: Any,
     *,
