@@ -65,10 +65,10 @@ def to_numpy(tree: PyTree) -> PyTree:
     return jax.tree.map(convert, tree)
 
 
-def at_precision(function: Callable[..., Any], *arguments: PyTree, dtype: Any = np.float64) -> Any:
-    """`function(*arguments)`, compiled: concrete arguments in `dtype` and with NumPy arrays as the answer, traced ones
-    in the widest precision they have. Make `function` once, at the top of a module: each new one compiles again."""
+def at_precision(compiled: Callable[..., Any], *arguments: PyTree, dtype: Any = np.float64) -> Any:
+    """`compiled(*arguments)` of a function under `jax.jit`: concrete arguments in `dtype` and with NumPy arrays as the
+    answer, traced ones in the widest precision they have."""
     if is_traced(arguments):
-        return function(*cast_floats(arguments, float_dtype(arguments)))
+        return compiled(*cast_floats(arguments, float_dtype(arguments)))
     with precision(dtype):
-        return to_numpy(jax.jit(function)(*cast_floats(arguments, dtype)))
+        return to_numpy(compiled(*cast_floats(arguments, dtype)))
