@@ -225,6 +225,10 @@ class LinearQuadratic(eqx.Module):
 
         return self._stage(over_time)
 
+    def arrays(self) -> Stage:
+        """Dynamics and cost as they are stored: only what changes has an axis of time."""
+        return self._stage(lambda array, _: array)
+
     def _stage(self, take) -> Stage:
         shapes = _shapes(*self.shape)
         arrays = {name: take(getattr(self, name), len(shapes[name])) for name in Stage._fields[:-1]}
