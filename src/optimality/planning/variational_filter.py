@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Int
 from optimality.core.fixed_point import largest_change
 from optimality.core.numerics import Real, at_precision, is_traced
 from optimality.core.result import Result
+from optimality.core.small_matrices import cholesky, solve_cholesky
 from optimality.planning.hmm_filter import check_data, hmm_filter, log_likelihoods, log_transitions
 from optimality.planning.kalman_filter import check_measurements, inputs, kalman_filter, log_normal
 from optimality.planning.normal_chain import normal_chain
@@ -121,30 +122,33 @@ def _found(q, elbos, steps, code, log_evidence) -> VariationalFiltered:
 def _gaussian(max_steps, problem, observations, controls, tolerance) -> VariationalFiltered:
     process, observation, steps = problem.problem, problem.observation, controls.shape[0]
     residual = observations - observation.offsets(controls)
-    moves, times = inputs(process, controls), jnp.arange(steps)
+    C, V = jax.vmap(observation.stage)(jnp.arange(steps + 1))
+    A, W = jax.vmap(lambda t: (jnp.asarray(process.stage(t).A), jnp.asarray(process.stage(t).W)))(jnp.arange(steps))
+    start_law, moves = jnp.asarray(process.initial_covariance)[None], inputs(process, controls)
+    laws = start_law, V, W
+    constants = sum(jnp.sum(log_normal(jnp.zeros_like(law[..., 0]), law)) for law in laws)
+    first_precision, seen_precision, moved_precision = (_inverse(law) for law in laws)
 
     def first(x):
-        deviation = (x - jnp.asarray(process.initial_mean))[None]
-        return log_normal(deviation, jnp.asarray(process.initial_covariance)[None])[0]
+        return _square(x - jnp.asarray(process.initial_mean), first_precision[0])
 
-    def seen(t, y, x):
-        C, V = observation.stage(t)
-        return log_normal((y - C @ x)[None], V[None])[0]
+    def seen(C, precision, y, x):
+        return _square(y - C @ x, precision)
 
-    def moved(t, move, x, after):
-        stage = process.stage(t)
-        return log_normal((after - jnp.asarray(stage.A) @ x - move)[None], jnp.asarray(stage.W)[None])[0]
+    def moved(A, precision, move, x, after):
+        return _square(after - A @ x - move, precision)
+
+    seeing, moving = (C, seen_precision, residual), (A, moved_precision, moves)
 
     def log_joint(x):
-        joint = first(x[0]) + jnp.sum(jax.vmap(seen)(jnp.arange(steps + 1), residual, x))
-        return joint + jnp.sum(jax.vmap(moved)(times, moves, x[:-1], x[1:]))
+        pairs = jnp.sum(jax.vmap(moved)(*moving, x[:-1], x[1:]))
+        return constants + first(x[0]) + jnp.sum(jax.vmap(seen)(*seeing, x)) + pairs
 
     def curvature(x):
         """Blocks of the second derivative of the log joint: of each time, and of each with the one before it."""
-        own = jax.vmap(jax.hessian(seen, argnums=2))(jnp.arange(steps + 1), residual, x)
+        own = jax.vmap(jax.hessian(seen, argnums=3))(*seeing, x)
         own = own.at[0].add(jax.hessian(first)(x[0]))
-        pairs = jax.vmap(jax.hessian(moved, argnums=(2, 3)))(times, moves, x[:-1], x[1:])
-        (before, _), (across, after) = pairs
+        (before, _), (across, after) = jax.vmap(jax.hessian(moved, argnums=(3, 4)))(*moving, x[:-1], x[1:])
         return own.at[:-1].add(before).at[1:].add(after), across
 
     def elbo(q):
@@ -188,6 +192,15 @@ def _mean_field(max_steps, problem, observations, actions, tolerance) -> Variati
     start = jax.nn.one_hot(_likeliest_path(moving, local), local.shape[1], dtype=local.dtype)
     evidence = hmm_filter(problem, observations, actions).log_evidence
     return _found(*_ascend(sweep, elbo, start, tolerance, max_steps), evidence)
+
+
+def _square(deviation, precision):
+    return -0.5 * (deviation @ (precision @ deviation))
+
+
+def _inverse(covariance: Float[Array, "time n n"]) -> Float[Array, "time n n"]:
+    unit = jnp.broadcast_to(jnp.eye(covariance.shape[-1], dtype=covariance.dtype), covariance.shape)
+    return solve_cholesky(cholesky(covariance), unit)
 
 
 def _weighted(weight, logarithm):
