@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from optimality.planning.value_iteration import ValueIteration as ValueIteration
     from optimality.planning.variational_inference import VariationalInference as VariationalInference
     from optimality.policies.tabular import TabularPolicy as TabularPolicy
+    from optimality.problems.controllability import controllability as controllability
+    from optimality.problems.controllability import observability as observability
     from optimality.problems.criterion import AverageReward as AverageReward
     from optimality.problems.criterion import Discounted as Discounted
     from optimality.problems.criterion import FiniteHorizon as FiniteHorizon
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
     from optimality.problems.generators import random_mdp as random_mdp
     from optimality.problems.generators import river_swim as river_swim
     from optimality.problems.gridworld import gridworld as gridworld
+    from optimality.problems.linear_systems import cart_pole as cart_pole
+    from optimality.problems.linear_systems import double_integrator as double_integrator
+    from optimality.problems.linear_systems import random_linear_quadratic as random_linear_quadratic
     from optimality.problems.tabular import TabularMDP as TabularMDP
 
 __all__ = [*EXPORTS, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

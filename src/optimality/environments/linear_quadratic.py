@@ -1,20 +1,25 @@
 """A linear-quadratic problem as an environment: rewards are minus the costs, observations are the states.
 
-    reward = -(1/2 x'Q x + 1/2 u'R u),        x' = A x + B u + w,   w ~ N(0, W)
+    reward = -(1/2 x'Q x + 1/2 u'R u + x'N u + q'x + r'u + s)
+    x' = A x + B u + c + w + sum_i (o_i + C_i x + D_i u) xi_i,      w ~ N(0, W),   xi_i ~ N(0, 1)
 
-`FiniteHorizon` gives the time limit; other criteria leave the episode open; wrap it in `TimeLimit`.
+`FiniteHorizon` gives the time limit; the cost of the last state is paid, times the discount, inside the last reward, so
+that discounted returns are minus the objective. Other criteria leave the episode open: wrap it in `TimeLimit`, or let
+a discount end it, `ending=True`, where undiscounted returns have the discounted objective as their mean.
 """
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from optimality.core.numerics import Real
+from optimality.core.numerics import Real, cast_floats
 from optimality.environments.abstract import AbstractEnvironment
+from optimality.problems.criterion import Discounted
 from optimality.problems.linear_quadratic import LinearQuadratic
 
 
@@ -28,18 +33,31 @@ class LinearQuadraticState(NamedTuple):
 class LinearQuadraticEnvironment(AbstractEnvironment):
     """`problem` as an environment, and still there to be solved exactly.
 
-    Controls are clipped to plus or minus `action_limit`, infinite by default: then the optimum is linear. The roots of
-    the covariances are leaves beside the problem, so that no step factors a matrix; make a new environment for other
-    covariances.
+    Controls are clipped to plus or minus `action_limit`, one number or one a control, infinite by default: then the
+    optimum is linear. With `ending`, an episode of a `Discounted` problem terminates with probability
+    `1 - discount` after each reward; it raises `ValueError` for other criteria. The roots of the covariances are leaves
+    beside the problem, so that no step factors a matrix; make a new environment for other covariances.
     """
 
     problem: LinearQuadratic
-    action_limit: Real
-    noise_root: Float[Array | np.ndarray, "n n"]
+    action_limit: Real | Float[Array | np.ndarray, " m"]
+    ending: bool = eqx.field(static=True)
+    noise_root: Float[Array | np.ndarray, "... n n"]
     initial_root: Float[Array | np.ndarray, "n n"]
 
-    def __init__(self, problem: LinearQuadratic, *, action_limit: Real = np.inf):
-        self.problem, self.action_limit = problem, action_limit
+    def __init__(
+        self,
+        problem: LinearQuadratic,
+        *,
+        action_limit: Real | Float[Array | np.ndarray, " m"] = np.inf,
+        ending: bool = False,
+    ):
+        if ending and not isinstance(problem.criterion, Discounted):
+            raise ValueError(
+                f"ending=True is for Discounted(discount), where each step may be the last, but the criterion is "
+                f"{problem.criterion}: leave it out."
+            )
+        self.problem, self.action_limit, self.ending = problem, action_limit, ending
         self.noise_root, self.initial_root = _root(problem.W), _root(problem.initial_covariance)
 
     def reset(self, key: PRNGKeyArray) -> tuple[LinearQuadraticState, Float[Array, " n"]]:
@@ -50,18 +68,26 @@ class LinearQuadraticEnvironment(AbstractEnvironment):
     def step(
         self, key: PRNGKeyArray, state: LinearQuadraticState, action: Float[Array, " m"]
     ) -> tuple[LinearQuadraticState, Float[Array, " n"], Float[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
+        noise_key, end_key = jax.random.split(key)
         x, dtype = state.x, state.x.dtype
-        problem = self.problem
-        a, b, q, r, root = (
-            jnp.asarray(matrix, dtype) for matrix in (problem.A, problem.B, problem.Q, problem.R, self.noise_root)
+        problem, limit, roots, action = cast_floats(
+            (self.problem, self.action_limit, self.noise_root, jnp.asarray(action)), dtype
         )
-        limit = jnp.asarray(self.action_limit, dtype)
-        u = jnp.clip(jnp.asarray(action, dtype), -limit, limit)
-        reward = -0.5 * (x @ q @ x + u @ r @ u)
-        new = a @ x + b @ u + root @ jax.random.normal(key, x.shape, dtype)
-        time = state.time + 1
-        truncated = jnp.zeros((), bool) if self.time_limit is None else time >= self.time_limit
-        return LinearQuadraticState(new, time), new, reward, jnp.zeros((), bool), truncated
+        u = jnp.clip(action, -limit, limit)
+        channels = problem.stage(state.time).channels
+        count = 0 if channels is None else channels.offset.shape[0]
+        noise = jax.random.normal(noise_key, (x.size + count,), dtype)
+        new = problem.drift(x, u, state.time) + (roots if roots.ndim == 2 else roots[state.time]) @ noise[: x.size]
+        if channels is not None:
+            new = new + noise[x.size :] @ (channels.offset + channels.state @ x + channels.control @ u)
+        cost, time = problem.stage_cost(x, u, state.time), state.time + 1
+        terminated = truncated = jnp.zeros((), bool)
+        if self.ending:
+            terminated = jax.random.uniform(end_key, dtype=dtype) >= problem.discount
+        if problem.horizon is not None:
+            truncated = time >= problem.horizon
+            cost = cost + jnp.where(truncated, problem.discount * problem.terminal_cost(new), 0.0)
+        return LinearQuadraticState(new, time), new, -cost, terminated, truncated
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -69,8 +95,8 @@ class LinearQuadraticEnvironment(AbstractEnvironment):
 
     @property
     def action_space(self) -> spaces.Box:
-        limit = float(self.action_limit)
-        return spaces.Box(-limit, limit, (self.problem.shape[1],), np.float32)
+        high = np.broadcast_to(np.asarray(self.action_limit, np.float32), (self.problem.shape[1],))
+        return spaces.Box(-high, high, dtype=np.float32)
 
     @property
     def time_limit(self) -> int | None:
@@ -84,4 +110,4 @@ def _root(covariance):
     """A matrix whose product with its transpose is `covariance`, which may be singular."""
     numbers = np if isinstance(covariance, np.ndarray) else jnp
     values, vectors = numbers.linalg.eigh(covariance)
-    return vectors * numbers.sqrt(numbers.maximum(values, 0.0))[None, :]
+    return vectors * numbers.sqrt(numbers.maximum(values, 0.0))[..., None, :]

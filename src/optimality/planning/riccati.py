@@ -141,8 +141,8 @@ def _sweep_jvp(horizon: int, primals, tangents) -> tuple[Sweep, Sweep]:
     swept = _sweep(horizon, *primals)
     factor = cholesky(swept.Q_uu)
     n, m = steps.W.shape[-1], swept.Q_uu.shape[-1]
-    F, _, W, S = (None if x is None else _with_time(x, d) for x, d in zip(steps, _DIMENSIONS, strict=True))
-    d_F, d_C, d_W, d_S = (None if x is None else _with_time(x, d) for x, d in zip(d_steps, _DIMENSIONS, strict=True))
+    F, _, W, S = (with_time(x, d) for x, d in zip(steps, _DIMENSIONS, strict=True))
+    d_F, d_C, d_W, d_S = (with_time(x, d) for x, d in zip(d_steps, _DIMENSIONS, strict=True))
     F, d_F = homogeneous(F, 1.0), homogeneous(d_F, 0.0)
     L = _closed_loop(swept)
     ahead = Ahead.of(swept.P[1:], swept.p[1:], swept.s[1:], W, risk)
@@ -259,14 +259,14 @@ def constant_terms(
 ) -> Float[Array, " time"]:
     """What each step adds to the constant `s`, all at once, as nothing else depends on them. `P` and `p` are those of
     the next states."""
-    W, c = _with_time(steps.W, 2), jnp.broadcast_to(steps.F[..., -1], p.shape)
+    W, c = with_time(steps.W, 2), jnp.broadcast_to(steps.F[..., -1], p.shape)
     if risk is None:
         tilted_P, tilted_p, noise = P, p, 0.5 * jnp.sum(P * W, axis=(-2, -1))
     else:
         tilted_P, tilted_p, noise = certainty_equivalent(P, p, W, risk)
     ahead = noise + jnp.sum(c * (0.5 * apply(tilted_P, c) + tilted_p), axis=-1)
     if steps.S is not None:
-        offset = _with_time(steps.S[..., -1], 2)
+        offset = with_time(steps.S[..., -1], 2)
         ahead = ahead + 0.5 * jnp.sum(offset * apply(P[..., None, :, :], offset), axis=(-2, -1))
     terms = 0.5 * steps.C[..., -1, -1] + discount * ahead - 0.5 * jnp.sum(solved.half[..., -1] ** 2, axis=-1)
     if temperature is None:
@@ -275,5 +275,6 @@ def constant_terms(
     return terms - 0.5 * temperature * (m * jnp.log(2.0 * math.pi * temperature) - log_determinant(solved.factor))
 
 
-def _with_time(x: Any, dimensions: int) -> Any:
-    return x if x.ndim > dimensions else x[None]
+def with_time(x: Any, dimensions: int) -> Any:
+    """With an axis of time, of length 1 where it is constant."""
+    return x if x is None or x.ndim > dimensions else x[None]
