@@ -2,9 +2,10 @@
 
     f(x, u) = f + f_x dx + f_u du,   cost(x, u) = l + l_x'dx + l_u'du + 1/2 [dx; du]'[l_xx, l_xu; l_ux, l_uu][dx; du]
 
-and each column i of the noise's matrix `noise(x, u)` to first order, as a channel. Everything is written in x and u, not
-in deviations, so that the policy acts on states as they are. The expansion is exact for an affine f, an affine noise and a
-quadratic cost, and elsewhere as good as the trajectory is near: what is optimal for it can be bad where it is not.
+and each column i of the noise's matrix `noise(x, u)` to first order, as a channel. Everything is written in x and u,
+not in deviations, so that the policy acts on states as they are. The expansion is exact for an affine f, an affine
+noise and a quadratic cost, and elsewhere as good as the trajectory is near: what is optimal for it can be bad where it
+is not.
 """
 
 from collections.abc import Callable
@@ -150,6 +151,4 @@ def _require_finite(parts: dict[str, Any]) -> None:
         if array is None or isinstance(array, NoiseChannels) or np.all(np.isfinite(array)):
             continue
         where = f" at step {int(np.argwhere(~np.isfinite(array))[0][0])}" if name not in ("Qf", "qf", "sf") else ""
-        raise ValueError(
-            f"the expansion is not finite: {name}{where}. Look at the functions there, or at the trajectory."
-        )
+        raise ValueError(f"the expansion is not finite: {name}{where}. Look at the functions there.")

@@ -1,10 +1,11 @@
 """Continuous time, sampled and held: the discrete linear-quadratic problem that is exactly the continuous one.
 
-    dx = (F x + G u + drift) dt + dw,   E dw dw' = noise dt,      cost per time  1/2 x'Q x + 1/2 u'R u + x'N u + q'x + r'u + s
+    dx = (F x + G u + drift) dt + dw,      E dw dw' = noise dt
+    cost per time   1/2 x'Q x + 1/2 u'R u + x'N u + q'x + r'u + s
 
-with u held over each `time_step`. With `M = [F, G, drift; 0]` over `z = [x; u; 1]`, a step is `exp(M h)`, its cost
-`int_0^h exp(M't) C exp(Mt) dt`, and its noise `int_0^h exp(Ft) noise exp(F't) dt`, each a block of one matrix exponential
-(Van Loan 1978). What the noise costs between two samples is a constant, by Gauss's quadrature.
+with u held over each `time_step` h. With `M = [F, G, drift; 0]` over `z = [x; u; 1]`, a step is `exp(M h)`, its cost
+`int_0^h exp(M't) C exp(Mt) dt`, and its noise `int_0^h exp(Ft) noise exp(F't) dt`, each a block of one matrix
+exponential (Van Loan 1978). What the noise costs between two samples is a constant, by Gauss's quadrature.
 """
 
 from typing import Any
@@ -39,9 +40,7 @@ def from_continuous(
     that is not positive, and what `LinearQuadratic` raises.
     """
     if not 0.0 < float(time_step) < np.inf:
-        raise ValueError(
-            f"time_step must be positive, but {time_step} was given: the time for which a control is held."
-        )
+        raise ValueError(f"time_step must be positive, but {time_step} was given: how long a control is held.")
     F, G = np.atleast_2d(np.asarray(F, np.float64)), np.atleast_2d(np.asarray(G, np.float64))
     n, m = G.shape
     # refuses wrong shapes, asymmetry and numbers that are not finite in the caller's own terms
@@ -113,7 +112,5 @@ def from_system(
             raise ValueError("the system is in continuous time: give time_step, for which a control is held.")
         return from_continuous(system.A, system.B, Q, R, time_step=time_step, criterion=criterion, **fields)
     if time_step is not None and system.dt is not True and float(system.dt) != float(time_step):
-        raise ValueError(
-            f"the system's own time step is {system.dt}, but time_step={time_step} was given: leave it out."
-        )
+        raise ValueError(f"the system's own time step is {system.dt}, but {time_step} was given: leave it out.")
     return LinearQuadratic(system.A, system.B, Q, R, criterion=criterion, **fields)
