@@ -111,7 +111,7 @@ def filter_covariances(problem: Any, steps: int) -> FilterCovariances:
     process, observation = problem.problem, problem.observation
 
     def step(predicted, t):
-        C, V = observation.stage(t)
+        C, V = map(jnp.asarray, observation.stage(t))
         gain, filtered, innovation = condition(predicted, C, V)
         A, W = (jnp.asarray(x) for x in (process.stage(t).A, process.stage(t).W))
         ahead = symmetric(product(product(A, filtered), A.T) + W)
@@ -158,7 +158,7 @@ def _filter(problem, observations, controls) -> KalmanFiltered:
 
     def step(predicted, data):
         t, y, drift, gain = data
-        innovation = y - apply(observation.stage(t).C, predicted)
+        innovation = y - apply(jnp.asarray(observation.stage(t).C), predicted)
         mean = predicted + apply(gain, innovation)
         return apply(jnp.asarray(process.stage(t).A), mean) + drift, (mean, predicted, innovation)
 
@@ -238,11 +238,7 @@ def check_measurements(problem: Any, observations: Any, controls: Any) -> tuple[
         )
     process, observation = problem.problem, problem.observation
     horizon, (p, _) = process.horizon, observation.shape
-    if process.channels is not None:
-        raise ValueError(
-            "the problem has noise channels, whose size depends on the state: its laws are not normal, and no Kalman "
-            "filter is exact. Put their size at a nominal state and control into W, or drop them."
-        )
+    require_normal(process)
     observations = observations if is_traced(observations) else np.asarray(observations, np.float64)
     m, steps = process.shape[1], observations.shape[0] - 1 if observations.ndim else -1
     controls = np.zeros((max(steps, 0), m)) if controls is None else controls
@@ -260,3 +256,12 @@ def check_measurements(problem: Any, observations: Any, controls: Any) -> tuple[
             t, i = wrong[0].tolist()
             raise ValueError(f"{name} at time {t}, entry {i} are {array[t, i]}: the filter needs finite numbers.")
     return observations, controls
+
+
+def require_normal(process: LinearQuadratic) -> None:
+    """Raises `ValueError` for a problem whose noise depends on state or control."""
+    if process.channels is not None:
+        raise ValueError(
+            "the problem has noise channels, whose size depends on the state: its laws are not normal, and no Kalman "
+            "filter is exact. Put their size at a nominal state and control into W, or drop them."
+        )

@@ -149,7 +149,13 @@ class LinearObservation(eqx.Module):
 
     def stage(self, t: Any) -> ObservationStage:
         """C and V of time `t`, which may be traced."""
-        return ObservationStage(*(jnp.asarray(a)[t] if a.ndim == 3 else jnp.asarray(a) for a in (self.C, self.V)))
+
+        def at(array):
+            if array.ndim == 2:
+                return array
+            return array[t] if isinstance(t, int) else jnp.asarray(array)[t]
+
+        return ObservationStage(at(self.C), at(self.V))
 
     def offsets(self, controls: Float[Array, "time m"]) -> Float[Array, "time_and_end p"]:
         """What `D u + d` adds to each of the T+1 observations, the first of which no control comes before."""
