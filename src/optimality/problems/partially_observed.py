@@ -86,7 +86,7 @@ class TabularObservation(eqx.Module):
 
 
 class ObservationStage(NamedTuple):
-    """The linear observation of one time: `y = C x + D u + d + v`, `v ~ N(0, V)`, `u` the control before."""
+    """What changes in time: measurements and covariance of their noise."""
 
     C: Float[Array | np.ndarray, "p n"]
     V: Float[Array | np.ndarray, "p p"]
