@@ -14,7 +14,7 @@ must be moved by the controls, and on average also seen: `(A, B)` stabilizable, 
 """
 
 from dataclasses import KW_ONLY
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,12 +27,12 @@ from optimality.core.result import Result
 from optimality.core.small_matrices import apply, product, transposed_product
 from optimality.core.solve import AbstractDirect, Solution
 from optimality.planning.kalman_filter import FilterCovariances, filter_covariances, require_normal
+from optimality.planning.lqr import explain_failure, plan_linear, require_linear_quadratic
 from optimality.planning.quadratic_value import QuadraticValue
-from optimality.planning.riccati import sweep
-from optimality.planning.stationary_riccati import stationary
 from optimality.policies.affine_gaussian import AffineGaussian
 from optimality.policies.lqg_policy import LQGPolicy
-from optimality.problems.criterion import AverageReward, Discounted, FiniteHorizon
+from optimality.problems.controllability import observability
+from optimality.problems.criterion import AverageReward, Discounted
 from optimality.problems.linear_quadratic import LinearQuadratic
 from optimality.problems.partially_observed import PartiallyObserved
 
@@ -68,14 +68,12 @@ class LQG(AbstractDirect[PartiallyObserved]):
     """
 
     _: KW_ONLY
-    tolerance: Real = 1e-12
-    """Largest accepted relative change of a Riccati solution, where there is no end."""
-    max_steps: int = eqx.field(static=True, default=60)
-    """Bound on the doublings, where there is no end."""
+    tolerance: Real = 1e-14
+    """Largest accepted change of a Riccati solution, relative to it, where there is no horizon."""
+    max_steps: int = eqx.field(static=True, default=10_000)
+    """Bound on the iterations where there is no horizon; doubling takes about seven."""
     filter_steps: int = eqx.field(static=True, default=1000)
-    """With a discount and without an end, for how many steps the filter's gains are listed; then the last is kept."""
-
-    accepts: ClassVar[tuple[type, ...]] = (FiniteHorizon, Discounted, AverageReward)
+    """Discounted without a horizon: for how many steps the filter's gains are listed; then the last is kept."""
 
     def check(self, problem: Any) -> None:
         if not isinstance(problem, PartiallyObserved) or not isinstance(problem.problem, LinearQuadratic):
@@ -84,70 +82,57 @@ class LQG(AbstractDirect[PartiallyObserved]):
                 f"LQG solves PartiallyObserved(LinearQuadratic, LinearObservation), but a {given} was given; a problem "
                 f"whose state is seen has LQR."
             )
-        if not isinstance(problem.problem.criterion, self.accepts):
-            given = type(problem.problem.criterion).__name__
-            raise ValueError(f"LQG takes FiniteHorizon, Discounted, AverageReward, but the problem has {given}.")
+        require_linear_quadratic(self, problem.problem)
         require_normal(problem.problem)
+        if isinstance(problem.problem.criterion, AverageReward) and not is_traced(problem):
+            report = observability(problem.problem.A, problem.observation.stage(0).C)
+            if not report.detectable:
+                raise ValueError(report.message)
 
     def compute(self, problem: PartiallyObserved, key=None) -> Solution:
         process = problem.problem
         assert isinstance(process, LinearQuadratic)
-        if isinstance(process.criterion, FiniteHorizon):
-            return self._over_horizon(problem, process)
-        return self._without_end(problem, process)
-
-    def _over_horizon(self, problem, process) -> Solution:
-        swept = sweep(process, None, None)
-        horizon = process.horizon
-        known = filter_covariances(problem, horizon + 1)
-        discount = jnp.asarray(process.discount, swept.P.dtype)
-        prices = _price(swept.K, swept.Q_uu, known.filtered[:-1])
-
-        def add(later, price):
-            now = price + discount * later
-            return now, now
-
-        zero = jnp.zeros((), prices.dtype)
-        _, to_come = jax.lax.scan(add, zero, prices, reverse=True)
-        to_come = jnp.concatenate([to_come, zero[None]])
-        seen = _cost_at_start(process, swept.P[0], swept.p[0], swept.s[0])
-        finite = jnp.all(jnp.isfinite(swept.K)) & jnp.all(jnp.isfinite(prices))
-        code = jnp.where(finite, Result.CONVERGED, Result.NOT_POSITIVE_DEFINITE)
-        return _solution(problem, swept, known, known.gains, swept.s + to_come, seen, to_come[0], code, {})
-
-    def _without_end(self, problem, process) -> Solution:
-        tolerance = jnp.asarray(self.tolerance, jnp.asarray(process.A).dtype)
-        control = stationary(process, None, None, tolerance, self.max_steps)
-        code, stats = control.code, {"residual": control.residual, "spectral_radius": control.spectral_radius}
+        control = plan_linear(process, tolerance=self.tolerance, max_steps=self.max_steps)
         if isinstance(process.criterion, AverageReward):
-            known, filtering = self._stationary_filter(problem, process, tolerance)
-            price = _price(control.K, control.Q_uu, known.filtered)
-            stats |= {"filter_residual": filtering.residual, "filter_spectral_radius": filtering.spectral_radius}
-            code = jnp.maximum(code, filtering.code)
-            seen, constant = control.average_cost, control.s
-            return _solution(problem, control, known, known.gains, constant, seen, price, code, stats)
-        known = filter_covariances(problem, self.filter_steps)
-        prices = _price(control.K, control.Q_uu, known.filtered)
-        discount = jnp.asarray(process.discount, prices.dtype)
-        weights = discount ** jnp.arange(self.filter_steps, dtype=prices.dtype)
-        tail = discount**self.filter_steps / (1.0 - discount) * prices[-1]
-        price = jnp.sum(weights * prices) + tail
-        # What lies behind the last listed step is known where prices have settled or hardly count.
-        left = jnp.abs(prices[-1] - prices[-2]) * discount**self.filter_steps / (1.0 - discount) ** 2
-        settled = left <= 1e-6 * jnp.abs(price)
-        code = jnp.maximum(code, jnp.where(settled, Result.CONVERGED, Result.ITERATION_LIMIT))
-        seen = _cost_at_start(process, control.P, control.p, control.s)
-        constant = control.s + prices[-1] / (1.0 - discount)
-        return _solution(problem, control, known, known.gains, constant, seen, price, code, stats)
+            known, code = self._stationary_filter(problem, process)
+            price = _price(control.K, control.details.Q_uu, known.filtered)
+            return _solution(problem, control, known, price, jnp.zeros_like(price), code)
+        steps = self.filter_steps if process.horizon is None else process.horizon + 1
+        known = filter_covariances(problem, steps)
+        discount = jnp.asarray(process.discount, known.filtered.dtype)
+        if process.horizon is not None:
+            prices = _price(control.K, control.details.Q_uu, known.filtered[:-1])
 
-    def _stationary_filter(self, problem, process, tolerance):
+            def add(later, price):
+                now = price + discount * later
+                return now, now
+
+            last = jnp.zeros((), prices.dtype)
+            _, to_come = jax.lax.scan(add, last, prices, reverse=True)
+            code = jnp.where(jnp.all(jnp.isfinite(known.filtered)), Result.CONVERGED, Result.NON_FINITE)
+            return _solution(problem, control, known, to_come[0], jnp.append(to_come, last), code)
+        prices = _price(control.K, control.details.Q_uu, known.filtered)
+        rest = discount**steps / (1.0 - discount)
+        price = jnp.sum(discount ** jnp.arange(steps, dtype=prices.dtype) * prices) + rest * prices[-1]
+        # What lies behind the last step is known where prices have settled or hardly count.
+        unsure = jnp.abs(prices[-1] - prices[-2]) * rest / (1.0 - discount)
+        code = jnp.where(unsure <= 1e-6 * jnp.abs(price), Result.CONVERGED, Result.ITERATION_LIMIT)
+        code = jnp.where(jnp.isfinite(price), code, Result.NON_FINITE)
+        return _solution(problem, control, known, price, prices[-1] / (1.0 - discount), code)
+
+    def explain(self, problem: PartiallyObserved, solution: Solution) -> str:
+        if solution.result == Result.ITERATION_LIMIT and isinstance(problem.problem.criterion, Discounted):
+            return f"The price of not seeing has not settled after {self.filter_steps} steps: raise filter_steps."
+        return explain_failure(solution)
+
+    def _stationary_filter(self, problem, process) -> tuple[FilterCovariances, Array]:
         """The filter's limit, by the Riccati equation of its dual."""
-        C, V = map(jnp.asarray, problem.observation.stage(0))
-        A, W = jnp.asarray(process.A), jnp.asarray(process.W)
+        C = jnp.asarray(problem.observation.stage(0).C)
+        A, W, V = jnp.asarray(process.A), jnp.asarray(process.W), jnp.asarray(problem.observation.V)
         dual = LinearQuadratic(A.T, C.T, W, V, criterion=AverageReward())
-        found = stationary(dual, None, None, tolerance, self.max_steps)
-        start = eqx.tree_at(lambda o: o.problem.initial_covariance, problem, found.P)
-        return jax.tree.map(lambda x: x[0], filter_covariances(start, 1)), found
+        found = plan_linear(dual, tolerance=self.tolerance, max_steps=self.max_steps)
+        settled = eqx.tree_at(lambda o: o.problem.initial_covariance, problem, found.details.P)
+        return jax.tree.map(lambda x: x[0], filter_covariances(settled, 1)), found.result
 
 
 def lqg_cost(
@@ -211,34 +196,30 @@ def _cost(problem, controller, gains):
     return jnp.sum(costs) + discount**horizon * end
 
 
-def _price(K: Array, Q_uu: Array, covariance: Array) -> Float[Array, "..."]:
+def _price(K: Any, Q_uu: Any, covariance: Any) -> Float[Array, "..."]:
     """What the error of the estimate costs at each step, `1/2 tr(K'Q_uu K S)`."""
     form = transposed_product(K, product(Q_uu, K))
     return 0.5 * jnp.sum(jnp.broadcast_to(form, covariance.shape) * covariance, axis=(-2, -1))
 
 
-def _cost_at_start(process: LinearQuadratic, P: Array, p: Array, s: Array) -> Float[Array, ""]:
-    """`E V_0(x_0)`, as a cost."""
-    mean, covariance = jnp.asarray(process.initial_mean), jnp.asarray(process.initial_covariance)
-    return 0.5 * (mean @ P @ mean + jnp.sum(P * covariance)) + p @ mean + s
-
-
-def _solution(problem, control, known: FilterCovariances, gains, constant, seen, price, code, stats) -> Solution:
-    """`constant` is that of the cost-to-go with the price still to come, before the error of the estimate in P."""
-    filtered = known.filtered if control.P.ndim == 3 or known.filtered.ndim == 2 else known.filtered[-1]
-    constant = constant + 0.5 * jnp.sum(control.P * filtered, axis=(-2, -1))
+def _solution(problem, control, known: FilterCovariances, price, to_come, code) -> Solution:
+    """`to_come` is the price from each time on, or from any time on."""
+    cost = control.details
+    filtered = known.filtered if known.filtered.ndim == cost.P.ndim else known.filtered[-1]
+    constant = cost.s + to_come + 0.5 * jnp.sum(cost.P * filtered, axis=(-2, -1))
     details = LQGDetails(
-        control.P,
-        control.p,
-        control.s,
-        control.Q_uu,
+        cost.P,
+        cost.p,
+        cost.s,
+        cost.Q_uu,
         known.predicted,
         known.filtered,
-        gains,
-        seen + price,
-        seen,
+        known.gains,
+        price - cost.objective,
+        -cost.objective,
         price,
     )
-    policy = LQGPolicy(problem, AffineGaussian(control.K, control.k), gains)
-    value = QuadraticValue(-control.P, -control.p, -constant)
-    return Solution(value, policy, code.astype(jnp.int32), stats, details)
+    policy = LQGPolicy(problem, AffineGaussian(control.K, control.k), known.gains)
+    value = QuadraticValue(-cost.P, -cost.p, -constant)
+    code = jnp.where(control.result == Result.CONVERGED, code, control.result)
+    return Solution(value, policy, code.astype(jnp.int32), control.stats, details)
