@@ -126,8 +126,13 @@ def condition(predicted: Float[Array, "n n"], C: Float[Array, "p n"], V: Float[A
     innovation = symmetric(product(seen, C.T) + V)
     gain = solve_cholesky(cholesky(innovation), seen).T
     left = jnp.eye(predicted.shape[0], dtype=predicted.dtype) - product(gain, C)
-    filtered = product(product(left, predicted), left.T) + product(product(gain, V), gain.T)
-    return gain, symmetric(filtered), innovation
+    return gain, _sum_of_squares(left, predicted, gain, V), innovation
+
+
+def _sum_of_squares(a: Array, P: Array, b: Array, V: Array) -> Float[Array, "n n"]:
+    """`a P a' + b V b'`, as one product of the two beside each other."""
+    moved, both = jnp.concatenate([product(a, P), product(b, V)], axis=1), jnp.concatenate([a, b], axis=1)
+    return symmetric(product(moved, both.T))
 
 
 def log_normal(deviation: Float[Array, "time p"], covariance: Float[Array, "time p p"]) -> Float[Array, " time"]:
@@ -194,8 +199,8 @@ def _smooth(problem, observations, controls) -> KalmanSmoothed:
         t, covariance, gain = data
         A, W = dynamics(t)
         left = jnp.eye(A.shape[0], dtype=A.dtype) - product(gain, A)
-        now = product(product(left, covariance), left.T) + product(product(gain, after + W), gain.T)
-        return symmetric(now), (symmetric(now), product(gain, after))
+        now = _sum_of_squares(left, covariance, gain, after + W)
+        return now, (now, product(gain, after))
 
     def back_mean(after, data):
         mean, predicted, gain = data

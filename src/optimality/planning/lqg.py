@@ -85,7 +85,8 @@ class LQG(AbstractDirect[PartiallyObserved]):
         require_linear_quadratic(self, problem.problem)
         require_normal(problem.problem)
         if isinstance(problem.problem.criterion, AverageReward) and not is_traced(problem):
-            report = observability(problem.problem.A, problem.observation.stage(0).C)
+            seen: Any = problem.observation
+            report = observability(problem.problem.A, seen.C)
             if not report.detectable:
                 raise ValueError(report.message)
 
