@@ -16,7 +16,9 @@ class QuadraticValue(eqx.Module):
     gradient: Float[Array | np.ndarray, "... n"]
     constant: Float[Array | np.ndarray, "..."]
 
-    def __call__(self, x: Float[Array | np.ndarray, " n"], time: int | Int[Array, ""] = 0) -> Array | np.ndarray | np.generic:
+    def __call__(
+        self, x: Float[Array | np.ndarray, " n"], time: int | Int[Array, ""] = 0
+    ) -> Array | np.ndarray | np.generic:
         """The value of state `x` at step `time`, in reward units."""
         value = self if self.hessian.ndim == 2 else self.at(time)
         return 0.5 * (x @ (value.hessian @ x)) + value.gradient @ x + value.constant
@@ -28,7 +30,9 @@ class QuadraticValue(eqx.Module):
         take = (lambda a: a[time, ...]) if isinstance(time, int) else (lambda a: jnp.asarray(a)[time])
         return QuadraticValue(take(self.hessian), take(self.gradient), take(self.constant))
 
-    def cost_to_go(self, x: Float[Array | np.ndarray, " n"], time: int | Int[Array, ""] = 0) -> Array | np.ndarray | np.generic:
+    def cost_to_go(
+        self, x: Float[Array | np.ndarray, " n"], time: int | Int[Array, ""] = 0
+    ) -> Array | np.ndarray | np.generic:
         """Minus the value."""
         return -self(x, time)
 
