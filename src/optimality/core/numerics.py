@@ -5,6 +5,7 @@ called with them computes inside `precision(dtype)` and hands NumPy arrays back,
 the way out. Under a user's own `jit`, `vmap` or `grad` the arguments are traced and keep the precision they have.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -62,3 +63,12 @@ def to_numpy(tree: PyTree) -> PyTree:
         return leaf
 
     return jax.tree.map(convert, tree)
+
+
+def at_precision(compiled: Callable[..., Any], *arguments: PyTree, dtype: Any = np.float64) -> Any:
+    """`compiled(*arguments)` of a function under `jax.jit`: concrete arguments in `dtype` and with NumPy arrays as the
+    answer, traced ones in the widest precision they have."""
+    if is_traced(arguments):
+        return compiled(*cast_floats(arguments, float_dtype(arguments)))
+    with precision(dtype):
+        return to_numpy(compiled(*cast_floats(arguments, dtype)))

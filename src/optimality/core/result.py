@@ -66,7 +66,8 @@ _SENTENCES = {
 class SolverError(RuntimeError):
     """Raised by `solve(..., throw=True)`; `solution` holds what was reached."""
 
-    def __init__(self, method: str, result: Result, solution: Any):
-        super().__init__(f"{method}: {result.name.lower().replace('_', ' ')}. {result.sentence}")
+    def __init__(self, method: str, result: Result, solution: Any, explanation: str = ""):
+        text = f"{method}: {result.name.lower().replace('_', ' ')}. {result.sentence}"
+        super().__init__(f"{text} {explanation}" if explanation else text)
         self.result = result
         self.solution = solution

@@ -52,6 +52,10 @@ class AbstractDirect(eqx.Module, Generic[Problem]):
     def check(self, problem: Problem) -> None:
         """Raises `ValueError` for a problem that the method cannot take. Reads no traced values."""
 
+    def explain(self, problem: Problem, solution: Solution) -> str:
+        """What a person should know of a failure beyond the result's sentence."""
+        return ""
+
 
 class AbstractIterative(eqx.Module, Generic[Problem, State]):
     """A method that repeats `step` until `terminate` says how it ended.
@@ -82,6 +86,10 @@ class AbstractIterative(eqx.Module, Generic[Problem, State]):
 
     def check(self, problem: Problem) -> None:
         """Raises `ValueError` for a problem that the method cannot take. Reads no traced values."""
+
+    def explain(self, problem: Problem, solution: Solution) -> str:
+        """What a person should know of a failure beyond the result's sentence."""
+        return ""
 
 
 def solve(
@@ -123,6 +131,7 @@ def solve(
         if not any(field.name == "max_steps" for field in dataclasses.fields(method)):
             raise ValueError(f"{name} does not iterate: leave max_steps out.")
         method = dataclasses.replace(method, max_steps=max_steps)
+    assert method is not None
     method.check(problem)
     if is_traced((problem, method, guess, key)):
         problem, method, guess = cast_floats((problem, method, guess), float_dtype((problem, method, guess)))
@@ -133,7 +142,7 @@ def solve(
     result = Result.of(solution.result)
     solution = eqx.tree_at(lambda s: s.result, solution, result)
     if throw and not result.is_success:
-        raise SolverError(name, result, solution)
+        raise SolverError(name, result, solution, method.explain(problem, solution))
     return solution
 
 

@@ -13,26 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from optimality.core.small_matrices import apply, product, symmetric, transposed_product
+from optimality.planning.quadratic_forms import corner, homogeneous, value_form
 
 _Tensor = Float[Array, "..."]
 _Number = Float[Array, ""]
-
-
-def value_form(P: _Tensor, p: _Tensor, s: _Tensor) -> _Tensor:
-    """`[[P, p], [p', 2 s]]`."""
-    top = jnp.concatenate([P, p[..., None]], axis=-1)
-    return jnp.concatenate([top, jnp.concatenate([p, 2.0 * s[..., None]], axis=-1)[..., None, :]], axis=-2)
-
-
-def homogeneous(F: _Tensor, one: float) -> _Tensor:
-    """With a row below that keeps the constant: `[F; 0 ... 0 one]`."""
-    row = jnp.zeros(F.shape[-1], F.dtype).at[-1].set(one)
-    return jnp.concatenate([F, jnp.broadcast_to(row, (*F.shape[:-2], 1, F.shape[-1]))], axis=-2)
-
-
-def corner(x: _Tensor, size: int) -> _Tensor:
-    """A matrix with `x` at its last entry."""
-    return jnp.zeros((*x.shape, size, size), x.dtype).at[..., -1, -1].set(x)
 
 
 def root(W: _Tensor) -> _Tensor:

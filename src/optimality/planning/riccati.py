@@ -34,32 +34,21 @@ from optimality.core.small_matrices import (
     symmetric,
     transposed_product,
 )
-from optimality.planning.gaussian_risk import (
-    Ahead,
-    certainty_equivalent,
+from optimality.planning.gaussian_risk import Ahead, certainty_equivalent, root, tilt
+from optimality.planning.quadratic_forms import (
+    FORM_AXES,
+    Forms,
     corner,
+    forms,
     homogeneous,
-    root,
-    tilt,
+    lift,
     value_form,
+    with_time,
 )
-from optimality.problems.linear_quadratic import LinearQuadratic, Stage
+from optimality.problems.linear_quadratic import LinearQuadratic
 
 _Tensor = Float[Array, "..."]
 _Number = Float[Array, ""]
-
-
-class Forms(NamedTuple):
-    """Steps as forms over `z = [x; u; 1]`, each constant or with a leading axis of time."""
-
-    F: _Tensor
-    """Dynamics `[n, z]`."""
-    C: _Tensor
-    """Cost `[z, z]`."""
-    W: _Tensor
-    """Covariance of the noise `[n, n]`."""
-    S: _Tensor | None
-    """Channels of noise `[L, n, z]`."""
 
 
 class Sweep(NamedTuple):
@@ -71,27 +60,6 @@ class Sweep(NamedTuple):
     K: _Tensor
     k: _Tensor
     Q_uu: _Tensor
-
-
-def forms(stage: Stage) -> Forms:
-    """The forms of a stage; they have an axis of time where one of their parts has."""
-    channels = stage.channels
-    F = _join(-1, 2, stage.A, stage.B, stage.c[..., None])
-    C = _join(
-        -2,
-        2,
-        _join(-1, 2, stage.Q, stage.N, stage.q[..., None]),
-        _join(-1, 2, jnp.swapaxes(stage.N, -1, -2), stage.R, stage.r[..., None]),
-        _join(-1, 2, stage.q[..., None, :], stage.r[..., None, :], 2.0 * jnp.asarray(stage.s)[..., None, None]),
-    )
-    S = None if channels is None else _join(-1, 3, channels.state, channels.control, channels.offset[..., None])
-    return Forms(F, C, jnp.asarray(stage.W), S)
-
-
-def _join(axis: int, dimensions: int, *blocks) -> Array:
-    time = max((block.shape[: block.ndim - dimensions] for block in blocks), key=len)
-    whole = [jnp.broadcast_to(block, (*time, *block.shape[block.ndim - dimensions :])) for block in blocks]
-    return jnp.concatenate(whole, axis=axis)
 
 
 def sweep(problem: LinearQuadratic, temperature: _Number | None, risk: _Number | None) -> Sweep:
@@ -107,7 +75,7 @@ def sweep(problem: LinearQuadratic, temperature: _Number | None, risk: _Number |
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _sweep(horizon: int, steps: Forms, ends, discount, temperature, risk) -> Sweep:
     n = steps.W.shape[-1]
-    timed = Forms(*(_timed(x, d) for x, d in zip(steps, _DIMENSIONS, strict=True)))
+    timed = Forms(*(_timed(x, d) for x, d in zip(steps, FORM_AXES, strict=True)))
     roots = None if risk is None else root(steps.W)
 
     def body(value, here):
@@ -141,10 +109,10 @@ def _sweep_jvp(horizon: int, primals, tangents) -> tuple[Sweep, Sweep]:
     swept = _sweep(horizon, *primals)
     factor = cholesky(swept.Q_uu)
     n, m = steps.W.shape[-1], swept.Q_uu.shape[-1]
-    F, _, W, S = (with_time(x, d) for x, d in zip(steps, _DIMENSIONS, strict=True))
-    d_F, d_C, d_W, d_S = (with_time(x, d) for x, d in zip(d_steps, _DIMENSIONS, strict=True))
+    F, _, W, S = (with_time(x, d) for x, d in zip(steps, FORM_AXES, strict=True))
+    d_F, d_C, d_W, d_S = (with_time(x, d) for x, d in zip(d_steps, FORM_AXES, strict=True))
     F, d_F = homogeneous(F, 1.0), homogeneous(d_F, 0.0)
-    L = _closed_loop(swept)
+    L = lift(jnp.concatenate([swept.K, swept.k[..., None]], axis=-1))
     ahead = Ahead.of(swept.P[1:], swept.p[1:], swept.s[1:], W, risk)
 
     # G changes at a given cost-to-go of the next state, through everything that is an input
@@ -195,15 +163,6 @@ def _sweep_jvp(horizon: int, primals, tangents) -> tuple[Sweep, Sweep]:
     return swept, Sweep(d_P, d_p, d_s, d_gains[..., :n], d_gains[..., n], d_u[..., n : n + m])
 
 
-def _closed_loop(swept: Sweep) -> _Tensor:
-    """`[I, 0; K, k; 0, 1]`, which makes `[x; u; 1]` of `[x; 1]`."""
-    time, n = swept.K.shape[:-2], swept.K.shape[-1]
-    gains = jnp.concatenate([swept.K, swept.k[..., None]], axis=-1)
-    identity = jnp.eye(n + 1, dtype=gains.dtype)
-    top, bottom = (jnp.broadcast_to(rows, (*time, *rows.shape)) for rows in (identity[:n], identity[n:]))
-    return jnp.concatenate([top, gains, bottom], axis=-2)
-
-
 def _spread(controls: list[_Tensor], factor: _Tensor) -> _Tensor:
     """`sum B Q_uu^-1 B'` over matrices B: `[T, n, m]`, or `[T, L, n, m]` for channels."""
     total = jnp.zeros((1, 1, 1), factor.dtype)
@@ -241,10 +200,6 @@ def backward_step(step: Forms, ahead: Float[Array, "n n1"], discount: _Number) -
     return jnp.concatenate([symmetric(new[:, :n]), new[:, n:]], axis=1), Solved(Q_uu, factor, half)
 
 
-_DIMENSIONS = (2, 2, 2, 3)
-"""Axes of each form without time."""
-
-
 def _absent(x) -> bool:
     return x is None
 
@@ -273,8 +228,3 @@ def constant_terms(
         return terms
     m = solved.Q_uu.shape[-1]
     return terms - 0.5 * temperature * (m * jnp.log(2.0 * math.pi * temperature) - log_determinant(solved.factor))
-
-
-def with_time(x: Any, dimensions: int) -> Any:
-    """With an axis of time, of length 1 where it is constant."""
-    return x if x is None or x.ndim > dimensions else x[None]

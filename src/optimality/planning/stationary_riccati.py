@@ -21,7 +21,8 @@ from jaxtyping import Array, Float, Int
 from optimality.core.result import Result
 from optimality.core.small_matrices import product, solve_lower_transposed, symmetric
 from optimality.planning.gaussian_risk import certainty_equivalent, root, tilt
-from optimality.planning.riccati import Forms, backward_step, constant_terms, forms
+from optimality.planning.quadratic_forms import Forms, forms
+from optimality.planning.riccati import backward_step, constant_terms
 from optimality.problems.criterion import AverageReward
 from optimality.problems.linear_quadratic import LinearQuadratic
 
@@ -170,10 +171,10 @@ def _fixed_point_jvp(max_steps: int, primals, tangents):
     (_, solved), (d_new, _) = jax.jvp(equation, (step, discount, risk), tangents[:3])
     K = -solve_lower_transposed(solved.factor, solved.half)[:, :n]
     closed, channels = _closed_loop(step, P, K, risk)
-    return (P, count), (_lyapunov(d_new[:, :n], closed, channels, discount), jnp.zeros_like(count))
+    return (P, count), (lyapunov(d_new[:, :n], closed, channels, discount), jnp.zeros_like(count))
 
 
-def _lyapunov(H: _Tensor, closed: _Tensor, channels: _Tensor | None, discount: _Number) -> _Tensor:
+def lyapunov(H: _Tensor, closed: _Tensor, channels: _Tensor | None, discount: _Number) -> _Tensor:
     """`X = H + discount (closed'X closed + sum_i channels_i'X channels_i)`; linear in H."""
     n = H.shape[-1]
     if channels is None:

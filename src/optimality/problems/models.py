@@ -9,7 +9,7 @@ and `push` its transpose; at any other risk they count.
 """
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -96,6 +96,10 @@ class AbstractModel(eqx.Module):
     @abc.abstractmethod
     def law(self, state: int | Int[Array, ""], action: int | Int[Array, ""]) -> "Law":
         """All outcomes of one pair, for sampling."""
+
+    @abc.abstractmethod
+    def under(self, action: int | Int[Array, ""]) -> "AbstractModel":
+        """The model with that action alone, which may be traced: for filters, where the actions are known."""
 
     @property
     @abc.abstractmethod
@@ -198,6 +202,12 @@ class DenseModel(AbstractModel):
             jnp.arange(probability.size, dtype=jnp.int32), probability, deviation, self.ending, state, action
         )
 
+    def under(self, action):
+        probability, deviation = jax.tree.map(
+            lambda a: jnp.asarray(a)[action][None], (self.probability, self.deviation)
+        )
+        return DenseModel(probability, deviation, _of_action(self.ending, action))
+
     @property
     def shape(self):
         actions, states, _ = self.probability.shape
@@ -268,6 +278,9 @@ class SuccessorModel(AbstractModel):
         successor = jnp.asarray(lists.successor)[:, action, state]
         return _with_ending(successor, probability, deviation, self.ending, state, action)
 
+    def under(self, action):
+        return SuccessorModel(_of_action(self.going_on, action), _of_action(self.ending, action))
+
     @property
     def shape(self):
         _, actions, states = self.going_on.successor.shape
@@ -287,6 +300,10 @@ class SuccessorModel(AbstractModel):
             end_log_p, end_worth = _ending_outcomes(self.ending)
             log_p, worth = jnp.concatenate([log_p, end_log_p]), jnp.concatenate([worth, end_worth])
         return worth, log_p, 0
+
+
+def _of_action(lists: Any, action) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[:, action][:, None], lists)
 
 
 def _log(probability) -> Array:
