@@ -47,6 +47,22 @@ METHODS = (
         f"{_PLANNING}.deterministic_planning:DeterministicPlanning",
         "the best action sequence where nothing is random",
     ),
+    Entry("lqr", f"{_PLANNING}.lqr:LQR", "linear-quadratic: the controls of least expected cost"),
+    Entry(
+        "maximum-entropy-lqr",
+        f"{_PLANNING}.maximum_entropy_lqr:MaximumEntropyLQR",
+        "linear-quadratic: the same gains, with normal exploration and the evidence bound",
+    ),
+    Entry(
+        "risk-sensitive-lqr",
+        f"{_PLANNING}.risk_sensitive_lqr:RiskSensitiveLQR",
+        "linear-quadratic: caution or optimism about the noise, and the breakdown point",
+    ),
+    Entry(
+        "linear-quadratic-inference",
+        f"{_PLANNING}.linear_quadratic_inference:LinearQuadraticInference",
+        "linear-quadratic: the exact posterior given optimality, its evidence and the gap",
+    ),
 )
 """Methods of `optimality solve`."""
 
@@ -80,10 +96,20 @@ SAVED = {
 
 EVALUATION = (
     Entry("policy-evaluation", f"{_PLANNING}.policy_evaluation:PolicyEvaluation", "what a given policy is worth"),
+    Entry(
+        "kl-constrained-lqr",
+        f"{_PLANNING}.kl_constrained_lqr:KLConstrainedLQR",
+        "linear-quadratic: the cheapest policy near an old one",
+    ),
 )
 """Methods for problems that the command line does not make."""
 
-DEFAULT_METHODS = {"TabularMDP": "soft-value-iteration", "UnderPolicy": "policy-evaluation"}
+DEFAULT_METHODS = {
+    "TabularMDP": "soft-value-iteration",
+    "UnderPolicy": "policy-evaluation",
+    "LinearQuadratic": "lqr",
+    "NearPolicy": "kl-constrained-lqr",
+}
 """Class of problem to the method that `solve` takes when none is given."""
 
 PROBLEMS = (
@@ -184,5 +210,16 @@ EXPORTS = {
     "random_mdp": "optimality.problems.generators",
     "river_swim": "optimality.problems.generators",
     "solve": "optimality.core.solve",
+    "AffineGaussian": "optimality.policies.affine_gaussian",
+    "KLConstrainedLQR": "optimality.planning.kl_constrained_lqr",
+    "LQR": "optimality.planning.lqr",
+    "LinearQuadratic": "optimality.problems.linear_quadratic",
+    "LinearQuadraticInference": "optimality.planning.linear_quadratic_inference",
+    "MaximumEntropyLQR": "optimality.planning.maximum_entropy_lqr",
+    "NearPolicy": "optimality.planning.kl_constrained_lqr",
+    "NoiseChannels": "optimality.problems.linear_quadratic",
+    "RiskSensitiveLQR": "optimality.planning.risk_sensitive_lqr",
+    "marginals": "optimality.planning.marginals",
+    "policy_cost": "optimality.planning.marginals",
 }
 """What `import optimality` offers, and where it is."""

@@ -113,7 +113,7 @@ def _marginals(problem: LinearQuadratic, policy: AffineGaussian, *, horizon: int
     ends = value_form(jnp.asarray(problem.Qf), jnp.asarray(problem.qf), jnp.asarray(problem.sf))
     terminal = 0.5 * (last @ (ends @ last) + jnp.sum(ends[:n, :n] * covariance[-1]))
     costs = jnp.concatenate([0.5 * jnp.sum(C * moments, axis=(-2, -1)), terminal[None]])
-    weights = jnp.asarray(problem.discount, costs.dtype) ** jnp.arange(horizon + 1)
+    weights = jnp.asarray(problem.discount, costs.dtype) ** jnp.arange(horizon + 1, dtype=costs.dtype)
     return Marginals(mean, covariance, action_mean, action_covariance, costs, jnp.sum(weights * costs))
 
 

@@ -16,7 +16,9 @@ class QuadraticValue(eqx.Module):
     gradient: Float[Array | np.ndarray, "... n"]
     constant: Float[Array | np.ndarray, "..."]
 
-    def __call__(self, x: Float[Array | np.ndarray, " n"], time: int | Int[Array, ""] = 0) -> Array | np.ndarray:
+    def __call__(
+        self, x: Float[Array | np.ndarray, " n"], time: int | Int[Array, ""] = 0
+    ) -> Array | np.ndarray | np.generic:
         """The value of state `x` at step `time`, in reward units."""
         value = self if self.hessian.ndim == 2 else self.at(time)
         return 0.5 * (x @ (value.hessian @ x)) + value.gradient @ x + value.constant
@@ -25,10 +27,12 @@ class QuadraticValue(eqx.Module):
         """That of one step."""
         if self.hessian.ndim == 2:
             return self
-        take = (lambda a: a[time]) if isinstance(time, int) else (lambda a: jnp.asarray(a)[time])
+        take = (lambda a: a[time, ...]) if isinstance(time, int) else (lambda a: jnp.asarray(a)[time])
         return QuadraticValue(take(self.hessian), take(self.gradient), take(self.constant))
 
-    def cost_to_go(self, x: Float[Array | np.ndarray, " n"], time: int | Int[Array, ""] = 0) -> Array | np.ndarray:
+    def cost_to_go(
+        self, x: Float[Array | np.ndarray, " n"], time: int | Int[Array, ""] = 0
+    ) -> Array | np.ndarray | np.generic:
         """Minus the value."""
         return -self(x, time)
 
@@ -37,7 +41,7 @@ class QuadraticValue(eqx.Module):
         mean: Float[Array | np.ndarray, " n"],
         covariance: Float[Array | np.ndarray, "n n"],
         time: int | Int[Array, ""] = 0,
-    ) -> Array | np.ndarray:
+    ) -> Array | np.ndarray | np.generic:
         """`E V(x)` for a state of that mean and covariance: `V(mean) + 1/2 tr(hessian covariance)`."""
         value = self.at(time)
         return value(mean) + 0.5 * (value.hessian * covariance).sum()
