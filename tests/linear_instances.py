@@ -147,7 +147,9 @@ def simulate(problem, policy, *, episodes, seed):
         )
         new = x @ A.T + u @ B.T + c + normal(W)
         if stages.channels is not None:
-            C, D, o = (np.asarray(part[t]) for part in (stages.channels.state, stages.channels.control, stages.channels.offset))
+            C, D, o = (
+                np.asarray(part[t]) for part in (stages.channels.state, stages.channels.control, stages.channels.offset)
+            )
             size = o[None] + np.einsum("lij,ej->eli", C, x) + np.einsum("lij,ej->eli", D, u)
             new += np.einsum("eli,el->ei", size, random.normal(size=(episodes, o.shape[0])))
         x = new

@@ -179,6 +179,11 @@ def simulate(problem, policy, key, rollouts):
         return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key, rollouts)))
 
 
+@functools.cache
+def simulated():
+    return simulate(instance(), solution(instance()).policy, jax.random.key(0), 20_000)
+
+
 @pytest.mark.row("S132")
 @against(
     lambda problem: solution(problem).details.expected_cost,
@@ -186,8 +191,7 @@ def simulate(problem, policy, key, rollouts):
     without_ends=lambda problem: solution(problem).details.expected_cost - problem.problem.sf,
 )
 def test_simulated_cost(implementation):
-    problem = instance()
-    paid = simulate(problem, solution(problem).policy, jax.random.key(0), 20_000)
+    problem, paid = instance(), simulated()
     z = (paid.mean() - implementation(problem)) / (paid.std() / np.sqrt(len(paid)))
     assert abs(z) < 4.0
 
