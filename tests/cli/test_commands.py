@@ -129,7 +129,7 @@ def test_problems_and_methods(arguments, expected, tmp_path, capsys):
         (["gridword"], "Did you mean gridworld"),
         (["FrozenLake-v1", "value-iteratio"], "unknown method 'value-iteratio'; did you mean value-iteration"),
         (["CartPole-v1"], "CartPole-v1 has no table of its dynamics"),
-        (["chain"], "chain needs a criterion: add --criterion"),
+        (["chain"], "chain needs a criterion: add --horizon 50, --discount 0.95, --criterion average-reward or"),
         (["chain", "--criterion", "discounted"], "criterion: discounted cannot be made"),
         (["chain", "--criterion", "discountd"], "did you mean discounted"),
         (["chain", "--criterion", "discounted", "--criterion.discount", "1.5"], "discount must be in [0, 1)"),
