@@ -36,13 +36,22 @@ if TYPE_CHECKING:
     from optimality.planning.deterministic_planning import DeterministicPlanning as DeterministicPlanning
     from optimality.planning.exact_inference import ExactInference as ExactInference
     from optimality.planning.exact_inference import posterior_dynamics as posterior_dynamics
+    from optimality.planning.kl_constrained_lqr import KLConstrainedLQR as KLConstrainedLQR
+    from optimality.planning.kl_constrained_lqr import NearPolicy as NearPolicy
+    from optimality.planning.linear_quadratic_inference import LinearQuadraticInference as LinearQuadraticInference
+    from optimality.planning.lqr import LQR as LQR
+    from optimality.planning.marginals import marginals as marginals
+    from optimality.planning.marginals import policy_cost as policy_cost
+    from optimality.planning.maximum_entropy_lqr import MaximumEntropyLQR as MaximumEntropyLQR
     from optimality.planning.optimism import optimism as optimism
     from optimality.planning.policy_evaluation import PolicyEvaluation as PolicyEvaluation
     from optimality.planning.policy_evaluation import UnderPolicy as UnderPolicy
     from optimality.planning.policy_iteration import PolicyIteration as PolicyIteration
+    from optimality.planning.risk_sensitive_lqr import RiskSensitiveLQR as RiskSensitiveLQR
     from optimality.planning.soft_value_iteration import SoftValueIteration as SoftValueIteration
     from optimality.planning.value_iteration import ValueIteration as ValueIteration
     from optimality.planning.variational_inference import VariationalInference as VariationalInference
+    from optimality.policies.affine_gaussian import AffineGaussian as AffineGaussian
     from optimality.policies.tabular import TabularPolicy as TabularPolicy
     from optimality.problems.controllability import controllability as controllability
     from optimality.problems.controllability import observability as observability
@@ -55,6 +64,8 @@ if TYPE_CHECKING:
     from optimality.problems.generators import random_mdp as random_mdp
     from optimality.problems.generators import river_swim as river_swim
     from optimality.problems.gridworld import gridworld as gridworld
+    from optimality.problems.linear_quadratic import LinearQuadratic as LinearQuadratic
+    from optimality.problems.linear_quadratic import NoiseChannels as NoiseChannels
     from optimality.problems.linear_systems import cart_pole as cart_pole
     from optimality.problems.linear_systems import double_integrator as double_integrator
     from optimality.problems.linear_systems import random_linear_quadratic as random_linear_quadratic

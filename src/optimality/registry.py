@@ -108,6 +108,11 @@ SAVED = {
 
 EVALUATION = (
     Entry("policy-evaluation", f"{_PLANNING}.policy_evaluation:PolicyEvaluation", "what a given policy is worth"),
+    Entry(
+        "kl-constrained-lqr",
+        f"{_PLANNING}.kl_constrained_lqr:KLConstrainedLQR",
+        "linear-quadratic: the cheapest policy near an old one",
+    ),
 )
 """Methods for problems that the command line does not make."""
 
@@ -115,6 +120,7 @@ DEFAULT_METHODS = {
     "TabularMDP": "soft-value-iteration",
     "UnderPolicy": "policy-evaluation",
     "LinearQuadratic": "lqr",
+    "NearPolicy": "kl-constrained-lqr",
 }
 """Class of problem to the method that `solve` takes when none is given."""
 
@@ -223,5 +229,16 @@ EXPORTS = {
     "random_mdp": "optimality.problems.generators",
     "river_swim": "optimality.problems.generators",
     "solve": "optimality.core.solve",
+    "AffineGaussian": "optimality.policies.affine_gaussian",
+    "KLConstrainedLQR": "optimality.planning.kl_constrained_lqr",
+    "LQR": "optimality.planning.lqr",
+    "LinearQuadratic": "optimality.problems.linear_quadratic",
+    "LinearQuadraticInference": "optimality.planning.linear_quadratic_inference",
+    "MaximumEntropyLQR": "optimality.planning.maximum_entropy_lqr",
+    "NearPolicy": "optimality.planning.kl_constrained_lqr",
+    "NoiseChannels": "optimality.problems.linear_quadratic",
+    "RiskSensitiveLQR": "optimality.planning.risk_sensitive_lqr",
+    "marginals": "optimality.planning.marginals",
+    "policy_cost": "optimality.planning.marginals",
 }
 """What `import optimality` offers, and where it is."""

@@ -134,14 +134,12 @@ def solve(
         if not any(field.name == "max_steps" for field in dataclasses.fields(method)):
             raise ValueError(f"{name} does not iterate: leave max_steps out.")
         method = dataclasses.replace(method, max_steps=max_steps)
-    assert method is not None
     method.check(problem)
     if is_traced((problem, method, guess, key)):
         problem, method, guess = cast_floats((problem, method, guess), float_dtype((problem, method, guess)))
         return _run(problem, method, guess, key)
     with precision(dtype):
-        problem, method, guess = cast_floats((problem, method, guess), dtype)
-        solution = to_numpy(_run_compiled(problem, method, guess, key))
+        solution = to_numpy(_run_compiled(*cast_floats((problem, method, guess), dtype), key))
     result = Result.of(solution.result)
     solution = eqx.tree_at(lambda s: s.result, solution, result)
     if throw and not result.is_success:

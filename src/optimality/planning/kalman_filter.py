@@ -111,7 +111,7 @@ def filter_covariances(problem: Any, steps: int) -> FilterCovariances:
     process, observation = problem.problem, problem.observation
 
     def step(predicted, t):
-        C, V = observation.stage(t)
+        C, V = map(jnp.asarray, observation.stage(t))
         gain, filtered, innovation = condition(predicted, C, V)
         A, W = (jnp.asarray(x) for x in (process.stage(t).A, process.stage(t).W))
         ahead = symmetric(product(product(A, filtered), A.T) + W)
@@ -126,8 +126,13 @@ def condition(predicted: Float[Array, "n n"], C: Float[Array, "p n"], V: Float[A
     innovation = symmetric(product(seen, C.T) + V)
     gain = solve_cholesky(cholesky(innovation), seen).T
     left = jnp.eye(predicted.shape[0], dtype=predicted.dtype) - product(gain, C)
-    filtered = product(product(left, predicted), left.T) + product(product(gain, V), gain.T)
-    return gain, symmetric(filtered), innovation
+    return gain, _sum_of_squares(left, predicted, gain, V), innovation
+
+
+def _sum_of_squares(a: Array, P: Array, b: Array, V: Array) -> Float[Array, "n n"]:
+    """`a P a' + b V b'`, as one product of the two beside each other."""
+    moved, both = jnp.concatenate([product(a, P), product(b, V)], axis=1), jnp.concatenate([a, b], axis=1)
+    return symmetric(product(moved, both.T))
 
 
 def log_normal(deviation: Float[Array, "time p"], covariance: Float[Array, "time p p"]) -> Float[Array, " time"]:
@@ -158,7 +163,7 @@ def _filter(problem, observations, controls) -> KalmanFiltered:
 
     def step(predicted, data):
         t, y, drift, gain = data
-        innovation = y - apply(observation.stage(t).C, predicted)
+        innovation = y - apply(jnp.asarray(observation.stage(t).C), predicted)
         mean = predicted + apply(gain, innovation)
         return apply(jnp.asarray(process.stage(t).A), mean) + drift, (mean, predicted, innovation)
 
@@ -194,8 +199,8 @@ def _smooth(problem, observations, controls) -> KalmanSmoothed:
         t, covariance, gain = data
         A, W = dynamics(t)
         left = jnp.eye(A.shape[0], dtype=A.dtype) - product(gain, A)
-        now = product(product(left, covariance), left.T) + product(product(gain, after + W), gain.T)
-        return symmetric(now), (symmetric(now), product(gain, after))
+        now = _sum_of_squares(left, covariance, gain, after + W)
+        return now, (now, product(gain, after))
 
     def back_mean(after, data):
         mean, predicted, gain = data
@@ -238,11 +243,7 @@ def check_measurements(problem: Any, observations: Any, controls: Any) -> tuple[
         )
     process, observation = problem.problem, problem.observation
     horizon, (p, _) = process.horizon, observation.shape
-    if process.channels is not None:
-        raise ValueError(
-            "the problem has noise channels, whose size depends on the state: its laws are not normal, and no Kalman "
-            "filter is exact. Put their size at a nominal state and control into W, or drop them."
-        )
+    require_normal(process)
     observations = observations if is_traced(observations) else np.asarray(observations, np.float64)
     m, steps = process.shape[1], observations.shape[0] - 1 if observations.ndim else -1
     controls = np.zeros((max(steps, 0), m)) if controls is None else controls
@@ -260,3 +261,12 @@ def check_measurements(problem: Any, observations: Any, controls: Any) -> tuple[
             t, i = wrong[0].tolist()
             raise ValueError(f"{name} at time {t}, entry {i} are {array[t, i]}: the filter needs finite numbers.")
     return observations, controls
+
+
+def require_normal(process: LinearQuadratic) -> None:
+    """Raises `ValueError` for a problem whose noise depends on state or control."""
+    if process.channels is not None:
+        raise ValueError(
+            "the problem has noise channels, whose size depends on the state: its laws are not normal, and no Kalman "
+            "filter is exact. Put their size at a nominal state and control into W, or drop them."
+        )

@@ -386,6 +386,27 @@ class LinearQuadratic(eqx.Module):
             **fields,
         )
 
+    @staticmethod
+    def from_continuous(F: Any, G: Any, Q: Any, R: Any, **options: Any) -> "LinearQuadratic":
+        """In continuous time, sampled and held exactly: `sampled_data.from_continuous`."""
+        from optimality.problems.sampled_data import from_continuous
+
+        return from_continuous(F, G, Q, R, **options)
+
+    @staticmethod
+    def from_system(system: Any, Q: Any, R: Any, **options: Any) -> "LinearQuadratic":
+        """A system of SciPy or python-control: `sampled_data.from_system`."""
+        from optimality.problems.sampled_data import from_system
+
+        return from_system(system, Q, R, **options)
+
+    @staticmethod
+    def from_functions(dynamics: Any, cost: Any, states: Any, controls: Any, **options: Any) -> "LinearQuadratic":
+        """Functions, expanded about a trajectory: `linearization.from_functions`."""
+        from optimality.problems.linearization import from_functions
+
+        return from_functions(dynamics, cost, states, controls, **options)
+
 
 _TERMINAL = ("Qf", "qf", "sf")
 _CONSTANT = (*_TERMINAL, "initial_mean", "initial_covariance")

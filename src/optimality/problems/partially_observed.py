@@ -86,7 +86,7 @@ class TabularObservation(eqx.Module):
 
 
 class ObservationStage(NamedTuple):
-    """The linear observation of one time: `y = C x + D u + d + v`, `v ~ N(0, V)`, `u` the control before."""
+    """What changes in time: measurements and covariance of their noise."""
 
     C: Float[Array | np.ndarray, "p n"]
     V: Float[Array | np.ndarray, "p p"]
@@ -149,7 +149,13 @@ class LinearObservation(eqx.Module):
 
     def stage(self, t: Any) -> ObservationStage:
         """C and V of time `t`, which may be traced."""
-        return ObservationStage(*(jnp.asarray(a)[t] if a.ndim == 3 else jnp.asarray(a) for a in (self.C, self.V)))
+
+        def at(array):
+            if array.ndim == 2:
+                return array
+            return array[t] if isinstance(t, int) else jnp.asarray(array)[t]
+
+        return ObservationStage(at(self.C), at(self.V))
 
     def offsets(self, controls: Float[Array, "time m"]) -> Float[Array, "time_and_end p"]:
         """What `D u + d` adds to each of the T+1 observations, the first of which no control comes before."""
