@@ -127,6 +127,41 @@ def test_criteria_and_options(arguments, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "numbers"),
+    [
+        (["maximum-entropy-lqr", "--temperature", "0.2"], {"expected_entropy", "elbo"}),
+        (["risk-sensitive-lqr", "--risk=-1"], {"breakdown"}),
+        (["linear-quadratic-inference", "--temperature", "0.2"], {"log_evidence", "elbo", "gap"}),
+    ],
+)
+def test_the_other_methods_cost_more_and_have_their_own_numbers(arguments, numbers, tmp_path, capsys):
+    code, out, err = output(
+        capsys, "solve", "cart-pole", *arguments, "--horizon", "50", *QUICK, "--out", str(tmp_path), "--json"
+    )
+    assert code == 0, err
+    summary = json.loads(out)
+    exact = summary["exact"]
+    assert set(exact) == {"expected_return", "expected_cost", "value", "optimum"} | numbers
+    assert exact["expected_return"] < exact["optimum"]
+    assert summary["measured"]["verdict"] == "agrees"
+    page = (Path(summary["run"]) / "report.html").read_text()
+    assert ("believed" in page) == ("log_evidence" in numbers)
+    policy = optimality.load_policy(summary["run"])
+    x = np.array([0.1, 0.1, 0.0, 0.0])
+    noisy = "temperature" in " ".join(arguments)
+    assert (policy.act(x, sample=True) != policy.policy.law.mean(x, 0)).all() or not noisy
+
+
+def test_beyond_the_breakdown_is_exit_3(tmp_path, capsys):
+    code, _, err = output(
+        capsys, "solve", "cart-pole", "risk-sensitive-lqr", "--risk=-9", "--horizon", "200", "--out", str(tmp_path)
+    )
+    assert code == 3
+    assert "breakdown point" in err
+    assert json.loads((next(tmp_path.iterdir()) / "run.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(
     ("arguments", "criterion"),
     [
         (["--horizon", "9"], {"kind": "finite-horizon", "horizon": 9, "discount": 1.0}),

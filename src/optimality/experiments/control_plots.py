@@ -84,7 +84,8 @@ def plot_gains(K: np.ndarray, state_names: Sequence[str], control_names: Sequenc
 
 
 def plot_modes(open_loop: np.ndarray, closed_loop: np.ndarray) -> Figure:
-    """Eigenvalues without control and under the first gain; what lies outside of the circle grows."""
+    """Eigenvalues without control and under the first gain, and where they lie to the unit circle: outside of it they
+    grow."""
     figure, panels = _panels(1, height=3.8)
     axes = panels[0]
     angle = np.linspace(0.0, 2.0 * np.pi, 200)
@@ -93,8 +94,12 @@ def plot_modes(open_loop: np.ndarray, closed_loop: np.ndarray) -> Figure:
     axes.scatter(
         np.real(closed_loop), np.imag(closed_loop), facecolors="none", edgecolors=BLUE, label="under control", zorder=3
     )
-    axes.set(aspect="equal", xlabel="real part", ylabel="imaginary part", title="modes of a step")
-    axes.legend(fontsize=7, loc="center")
+    every = np.concatenate([open_loop, closed_loop])
+    middle = (np.real(every).min() + np.real(every).max()) / 2.0
+    half = 1.25 * max(0.15, (np.real(every) - middle).max(), np.abs(np.imag(every)).max())
+    axes.set(xlim=(middle - 1.3 * half, middle + 1.3 * half), ylim=(-half, half), aspect="equal")
+    axes.set(xlabel="real part", ylabel="imaginary part", title="modes of a step, and the unit circle")
+    axes.legend(fontsize=7, loc="upper left")
     return figure
 
 
