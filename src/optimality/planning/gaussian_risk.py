@@ -10,7 +10,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from optimality.core.small_matrices import apply, product, symmetric, transposed_product
 from optimality.planning.quadratic_forms import corner, homogeneous, value_form
@@ -50,7 +50,7 @@ def certainty_equivalent(P: _Tensor, p: _Tensor, W: _Tensor, risk: _Number) -> t
     return P_tilted, p_tilted, 0.5 * width - 0.5 * risk * jnp.sum(p * apply(W, p_tilted), axis=-1)
 
 
-def _powers(X: _Tensor, risk: _Number, order: float) -> tuple[_Tensor, list[_Tensor]]:
+def _powers(X: _Tensor, risk: _Number, order: float) -> tuple[Bool[Array, "..."], list[_Tensor]]:
     """Whether `risk X` is so small that a series is better than a logarithm, and traces of the powers of X."""
     powers = [X]
     for _ in range(4):
