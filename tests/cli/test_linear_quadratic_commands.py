@@ -110,8 +110,7 @@ def test_what_is_printed(balanced):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["cart-pole", "--discount", "0.95", "--problem.pole-mass", "0.3"],
-        ["double-integrator", "lqr", "--criterion", "average-reward"],
+        ["double-integrator", "lqr", "--criterion", "average-reward", "--problem.time-step", "0.2"],
         ["random-linear", "--horizon", "20", "--discount", "0.9", "--problem.controls", "3", "--problem.noise", "0"],
     ],
 )
@@ -135,7 +134,7 @@ def test_criteria_and_options(arguments, tmp_path, capsys):
 )
 def test_the_other_methods_cost_more_and_have_their_own_numbers(arguments, numbers, tmp_path, capsys):
     code, out, err = output(
-        capsys, "solve", "cart-pole", *arguments, "--horizon", "50", *QUICK, "--out", str(tmp_path), "--json"
+        capsys, "solve", "cart-pole", *arguments, "--horizon", "200", *QUICK, "--out", str(tmp_path), "--json"
     )
     assert code == 0, err
     summary = json.loads(out)

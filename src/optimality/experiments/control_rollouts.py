@@ -44,7 +44,7 @@ def play(
         seed: of the noise.
         radius: largest modulus of the closed loop, which says how fast a first state is forgotten.
         shown: how many episodes are returned in full, `steps` of them.
-        steps: length of those.
+        steps: length of those, at most what is played.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, but {episodes} was given.")
@@ -59,12 +59,12 @@ def play(
     keys = jax.random.split(jax.random.key(seed), episodes)
     with precision(np.float64):
         environment, policy = cast_floats((environment, policy), np.float64)
-        returns = np.asarray(_returns(environment, policy, keys, length, skipped))
-        states, controls = _trajectories(environment, policy, keys[:shown], steps)
+        played = _play(environment, policy, keys, length, skipped, min(shown, episodes))
+        returns, states, controls = (np.array(array) for array in played)
     if average:
         returns = returns / (length - skipped)
     lengths = np.full(episodes, length - skipped, np.int64)
-    return Rollouts(returns, lengths, cut), Trajectories(np.asarray(states), np.asarray(controls))
+    return Rollouts(returns, lengths, cut), Trajectories(states[:, : steps + 1], controls[:, :steps])
 
 
 def _steps_until(share: float, factor: float) -> int:
@@ -74,44 +74,29 @@ def _steps_until(share: float, factor: float) -> int:
     return LONGEST + 1 if factor >= 1.0 else math.ceil(math.log(share) / math.log(factor)) + 1
 
 
-def _step(environment, policy, key, state, time):
-    act_key, step_key = jax.random.split(jax.random.fold_in(key, time))
-    u = policy.sample(act_key, state.x, time)
-    new, _, reward, _, _ = environment.step(step_key, state, u)
-    return new, u, reward
-
-
-def _start(environment, key):
-    """The first state in float64; `reset` rounds it."""
-    state, _ = environment.reset(key)
-    normal = jax.random.normal(key, state.x.shape, jnp.float64)
-    return state._replace(x=environment.problem.initial_mean + environment.initial_root @ normal)
-
-
-@partial(jax.jit, static_argnames=("length", "skipped"))
-def _returns(environment, policy, keys, length: int, skipped: int):
+@partial(jax.jit, static_argnames=("length", "skipped", "shown"))
+def _play(environment, policy, keys, length: int, skipped: int, shown: int):
+    """Discounted returns after the steps skipped, and states and controls of the first episodes."""
     discount = environment.problem.discount
 
-    def episode(key):
-        def body(carry, time):
-            state, weight, total = carry
-            state, _, reward = _step(environment, policy, key, state, time)
-            return (state, weight * discount, total + jnp.where(time >= skipped, weight * reward, 0.0)), None
+    def start(key):
+        state, _ = environment.reset(key)  # which rounds to float32
+        normal = jax.random.normal(key, state.x.shape, jnp.float64)
+        return state._replace(x=environment.problem.initial_mean + environment.initial_root @ normal)
 
-        start = (_start(environment, key), jnp.ones((), jnp.float64), jnp.zeros((), jnp.float64))
-        return jax.lax.scan(body, start, jnp.arange(length))[0][2]
+    def step(key, state, time):
+        act_key, step_key = jax.random.split(jax.random.fold_in(key, time))
+        u = policy.sample(act_key, state.x, time)
+        new, _, reward, _, _ = environment.step(step_key, state, u)
+        return new, u, reward
 
-    return jax.vmap(episode)(keys)
+    def body(carry, time):
+        states, weight, totals = carry
+        new, u, reward = jax.vmap(step, (0, 0, None))(keys, states, time)
+        totals = totals + jnp.where(time >= skipped, weight * reward, 0.0)
+        return (new, weight * discount, totals), (states.x[:shown], u[:shown])
 
-
-@partial(jax.jit, static_argnames=("length",))
-def _trajectories(environment, policy, keys, length: int):
-    def episode(key):
-        def body(state, time):
-            new, u, _ = _step(environment, policy, key, state, time)
-            return new, (state.x, u)
-
-        last, (x, u) = jax.lax.scan(body, _start(environment, key), jnp.arange(length))
-        return jnp.concatenate([x, last.x[None]]), u
-
-    return jax.vmap(episode)(keys)
+    start_carry = (jax.vmap(start)(keys), jnp.ones((), jnp.float64), jnp.zeros(keys.shape[0], jnp.float64))
+    (last, _, totals), (x, u) = jax.lax.scan(body, start_carry, jnp.arange(length))
+    states = jnp.concatenate([x, last.x[None, :shown]])
+    return totals, jnp.swapaxes(states, 0, 1), jnp.swapaxes(u, 0, 1)

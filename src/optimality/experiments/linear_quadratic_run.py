@@ -151,7 +151,7 @@ def run_linear_quadratic(
             episodes=episodes,
             seed=seed,
             radius=radius,
-            shown=min(SHOWN_EPISODES, episodes),
+            shown=SHOWN_EPISODES,
             steps=steps,
         ),
     )
