@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from optimality.experiments.plots import BLUE, GRAY, GREEN, ORANGE, STYLE
 
@@ -88,6 +89,7 @@ def plot_modes(open_loop: np.ndarray, closed_loop: np.ndarray) -> Figure:
     grow."""
     figure, panels = _panels(1, height=3.8)
     axes = panels[0]
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     angle = np.linspace(0.0, 2.0 * np.pi, 200)
     axes.plot(np.cos(angle), np.sin(angle), color=GRAY, linewidth=0.8)
     axes.scatter(np.real(open_loop), np.imag(open_loop), marker="x", color=ORANGE, label="without control", zorder=3)
@@ -112,6 +114,8 @@ def _panels(number: int, height: float = 2.2) -> tuple[Figure, list[Axes]]:
         axes = list(np.asarray(figure.subplots(rows, columns, squeeze=False)).reshape(-1))
     for unused in axes[number:]:
         unused.set_axis_off()
+    for used in axes[:number]:
+        used.xaxis.set_major_locator(MaxNLocator(integer=True))
     for used in axes[max(0, number - columns) : number]:
         used.set_xlabel("step")
     return figure, axes[:number]

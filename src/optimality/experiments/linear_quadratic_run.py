@@ -193,7 +193,7 @@ def _steps_to_show(problem: LinearQuadratic, radius: float) -> int | None:
 
 def write_linear_quadratic_run(run: LinearQuadraticRun, folder: RunFolder) -> None:
     """The course of state and cost, the policy and the report."""
-    means, costs = np.asarray(run.marginals.mean), np.asarray(run.marginals.cost_per_step)
+    means, costs = np.asarray(run.marginals.mean), _step_costs(run)
     names = [f"mean_{name}" for name in run.problem.state_names]
     folder.metrics(
         [
@@ -227,7 +227,7 @@ def figures(run: LinearQuadraticRun) -> dict[str, Any]:
             None if believed is None else believed.action_mean[:steps],
             held=True,
         ),
-        "Cost": control_plots.plot_costs(drawn.cost_per_step[: steps + 1], _cost_to_go(run, steps)),
+        "Cost": control_plots.plot_costs(_step_costs(run)[: steps + 1], _cost_to_go(run, steps)),
         "Gains": control_plots.plot_gains(run.solution.policy.K, problem.state_names, problem.control_names),
         "Modes": control_plots.plot_modes(run.open_loop, run.closed_loop),
         "Measured returns": plots.plot_returns(
@@ -235,6 +235,12 @@ def figures(run: LinearQuadraticRun) -> dict[str, Any]:
         ),
     }
     return {caption: figure for caption, figure in drawn_figures.items() if figure is not None}
+
+
+def _step_costs(run: LinearQuadraticRun) -> np.ndarray:
+    """Expected cost of each step, and that of the last state where there is one."""
+    costs = np.asarray(run.marginals.cost_per_step)
+    return costs[:-1] if run.problem.horizon is None else costs
 
 
 def _cost_to_go(run: LinearQuadraticRun, steps: int) -> np.ndarray:

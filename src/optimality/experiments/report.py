@@ -90,8 +90,8 @@ _EXPLANATIONS = {
     ),
     "Controls": "The same of each control, which is held from step to step.",
     "Cost": (
-        "Left: expected cost of each step; the last point is the cost of the last state. Right: what the method's own "
-        "value expects still to come, at that step; with entropy or risk it is not the expected cost alone."
+        "Left: expected cost of each step; with a horizon the last point is the cost of the last state. Right: what "
+        "the method's own value expects still to come; with entropy or risk it is not the expected cost alone."
     ),
     "Gains": (
         "Entries of K in u = K x + k: what a unit of each coordinate adds to the control. Near the end of a finite "
