@@ -26,7 +26,7 @@ def random_problem(
         "Q": positive(random, n, lead),
         "R": positive(random, m, lead),
         "c": 0.3 * random.normal(size=(*lead, n)),
-        "N": 0.2 * random.normal(size=(*lead, n, m)),
+        "N": 0.2 / np.sqrt(n) * random.normal(size=(*lead, n, m)),
         "q": random.normal(size=(*lead, n)),
         "r": random.normal(size=(*lead, m)),
         "s": random.normal(size=lead),
@@ -125,7 +125,6 @@ def simulate(problem, policy, *, episodes, seed):
     """Costs of episodes of a finite horizon, drawn in NumPy."""
     random = np.random.default_rng(seed)
     stages, T = problem.stages(), problem.horizon
-    n, m = problem.shape
 
     def normal(covariance):
         values, vectors = np.linalg.eigh(covariance)
@@ -147,9 +146,67 @@ def simulate(problem, policy, *, episodes, seed):
         )
         new = x @ A.T + u @ B.T + c + normal(W)
         if stages.channels is not None:
-            C, D, o = (np.asarray(part[t]) for part in (stages.channels.state, stages.channels.control, stages.channels.offset))
+            C, D, o = (
+                np.asarray(part[t]) for part in (stages.channels.state, stages.channels.control, stages.channels.offset)
+            )
             size = o[None] + np.einsum("lij,ej->eli", C, x) + np.einsum("lij,ej->eli", D, u)
             new += np.einsum("eli,el->ei", size, random.normal(size=(episodes, o.shape[0])))
         x = new
         weight *= problem.discount
     return total + weight * (0.5 * np.einsum("ei,ij,ej->e", x, problem.Qf, x) + x @ problem.qf + problem.sf)
+
+
+def riccati(
+    problem,
+    *,
+    temperature=None,
+    risk=None,
+    without_half=False,
+    forgets_cross=False,
+    forgets_drift=False,
+    forgets_channels=False,
+    forgets_channel_offset=False,
+    sign_of_risk=1.0,
+    noise_in_gains=False,
+    undiscounted=False,
+):
+    """The recursion in plain NumPy, and its mistakes: a dictionary of P, p, s, K, k, Q_uu over time."""
+    stages, T = problem.stages(), problem.horizon
+    n, m = problem.shape
+    half = 1.0 if without_half else 0.5
+    d = 1.0 if undiscounted else float(problem.discount)
+    P, p, s = problem.Qf * 2 * half, problem.qf, float(problem.sf)
+    rows = [(P, p, s, None, None, None)]
+    for t in reversed(range(T)):
+        A, B, c, W, Q, R, N, q, r, s0 = (np.asarray(part[t]) for part in stages[:10])
+        N, c = (0.0 if forgets_cross else 1.0) * N, (0.0 if forgets_drift else 1.0) * c
+        Pn, pn, sn = P, p, s
+        if risk is not None:
+            theta = sign_of_risk * risk
+            M = np.eye(n) + theta * P @ W
+            Pn, pn = np.linalg.solve(M, P), np.linalg.solve(M, p)
+            sn = s - theta / 2 * p @ W @ pn + np.linalg.slogdet(M)[1] / (2 * theta)
+        else:
+            sn = s + 0.5 * np.trace(P @ W)
+        effective = Pn + (W if noise_in_gains else 0.0)
+        Q_xx, Q_ux, Q_uu = Q + d * A.T @ Pn @ A, N.T + d * B.T @ effective @ A, R + d * B.T @ effective @ B
+        q_x, q_u = q + d * A.T @ (Pn @ c + pn), r + d * B.T @ (Pn @ c + pn)
+        q_0 = s0 + d * (0.5 * c @ Pn @ c + pn @ c + sn)
+        if stages.channels is not None and not forgets_channels:
+            C, D, o = (
+                np.asarray(x[t]) for x in (stages.channels.state, stages.channels.control, stages.channels.offset)
+            )
+            for Ci, Di, oi in zip(C, D, o, strict=True):
+                Q_xx, Q_ux, Q_uu = Q_xx + d * Ci.T @ P @ Ci, Q_ux + d * Di.T @ P @ Ci, Q_uu + d * Di.T @ P @ Di
+                if not forgets_channel_offset:
+                    q_x, q_u = q_x + d * Ci.T @ P @ oi, q_u + d * Di.T @ P @ oi
+                q_0 = q_0 + 0.5 * d * oi @ P @ oi
+        K, k = -np.linalg.solve(Q_uu, Q_ux), -np.linalg.solve(Q_uu, q_u)
+        P, p, s = Q_xx + Q_ux.T @ K, q_x + Q_ux.T @ k, q_0 + 0.5 * q_u @ k
+        if temperature is not None:
+            s -= 0.5 * temperature * (m * np.log(2 * np.pi * temperature) - np.linalg.slogdet(Q_uu)[1])
+        rows.append((P, p, s, K, k, Q_uu))
+    rows.reverse()
+    names = ("P", "p", "s", "K", "k", "Q_uu")
+    columns = {name: [row[i] for row in rows if row[i] is not None] for i, name in enumerate(names)}
+    return {name: np.stack([np.asarray(x) for x in column]) for name, column in columns.items()}

@@ -170,5 +170,5 @@ def path_kl(problem: NearPolicy, policy: AffineGaussian) -> Float[Array, ""]:
     spread = jnp.sum(product(gap[..., :n], covariance) * gap[..., :n], axis=(-2, -1))
     squares = jnp.sum(ratio * ratio, axis=(-2, -1)) - m + jnp.sum(offset * offset, axis=-1) + spread
     each = 0.5 * (squares + log_determinant(old_factor) - log_determinant(new_factor))
-    discount = jnp.asarray(problem.problem.discount, dtype) ** jnp.arange(time)
+    discount = jnp.asarray(problem.problem.discount, dtype) ** jnp.arange(time, dtype=dtype)
     return jnp.sum(discount * each)

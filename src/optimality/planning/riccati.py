@@ -112,6 +112,7 @@ def _sweep_jvp(horizon: int, primals, tangents) -> tuple[Sweep, Sweep]:
     F, _, W, S = (with_time(x, d) for x, d in zip(steps, FORM_AXES, strict=True))
     d_F, d_C, d_W, d_S = (with_time(x, d) for x, d in zip(d_steps, FORM_AXES, strict=True))
     F, d_F = homogeneous(F, 1.0), homogeneous(d_F, 0.0)
+    d_C, d_W, d_ends = symmetric(d_C), symmetric(d_W), symmetric(d_ends)
     L = lift(jnp.concatenate([swept.K, swept.k[..., None]], axis=-1))
     ahead = Ahead.of(swept.P[1:], swept.p[1:], swept.s[1:], W, risk)
 

@@ -100,14 +100,14 @@ def _breakdown(problem: LinearQuadratic, tolerance, max_steps: int) -> Float[Arr
         risk = -jnp.exp(log_risk)
         return _exists(problem, plan_linear(problem, risk=risk, tolerance=tolerance, max_steps=max_steps), risk)
 
-    limit = 0.5 * float(np.log(float(jnp.finfo(dtype).max)))
+    limit = 0.2 * float(np.log(float(jnp.finfo(dtype).max)))
     low, high = jnp.asarray(-limit, dtype), jnp.asarray(limit, dtype)
 
-    def body(_, interval):
+    def body(count, interval):
         low, high = interval
-        middle = 0.5 * (low + high)
+        middle = jnp.where(count == 0, high, 0.5 * (low + high))  # whether there is a limit at all comes first
         good = exists(middle)
         return jnp.where(good, middle, low), jnp.where(good, high, middle)
 
     low, high = jax.lax.fori_loop(0, 60, body, (low, high))
-    return jnp.where(exists(jnp.asarray(limit, dtype)), -jnp.inf, -jnp.exp(low))
+    return jnp.where(low >= limit, -jnp.inf, -jnp.exp(low))
