@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """A name of the command line, where its class or function lives, and one line of help."""
+    """A name of the command line, where its class or function lives, and one line of help; of a method of `solve` also
+    the class of problem that it takes."""
 
     name: str
     target: str
     help: str
+    problem: str = "TabularMDP"
 
     @property
     def module(self) -> str:
@@ -47,21 +49,29 @@ METHODS = (
         f"{_PLANNING}.deterministic_planning:DeterministicPlanning",
         "the best action sequence where nothing is random",
     ),
-    Entry("lqr", f"{_PLANNING}.lqr:LQR", "linear-quadratic: the controls of least expected cost"),
+    Entry(
+        "lqr",
+        f"{_PLANNING}.lqr:LQR",
+        "the linear-quadratic regulator: least expected cost (default)",
+        "LinearQuadratic",
+    ),
     Entry(
         "maximum-entropy-lqr",
         f"{_PLANNING}.maximum_entropy_lqr:MaximumEntropyLQR",
-        "linear-quadratic: the same gains, with normal exploration and the evidence bound",
+        "the same with entropy: normal controls around the regulator's",
+        "LinearQuadratic",
     ),
     Entry(
         "risk-sensitive-lqr",
         f"{_PLANNING}.risk_sensitive_lqr:RiskSensitiveLQR",
-        "linear-quadratic: caution or optimism about the noise, and the breakdown point",
+        "the best certainty equivalent: cautious below risk 0, optimistic above",
+        "LinearQuadratic",
     ),
     Entry(
         "linear-quadratic-inference",
         f"{_PLANNING}.linear_quadratic_inference:LinearQuadraticInference",
-        "linear-quadratic: the exact posterior given optimality, its evidence and the gap",
+        "posterior over behavior given optimality, noise included, with its evidence",
+        "LinearQuadratic",
     ),
 )
 """Methods of `optimality solve`."""
@@ -84,6 +94,8 @@ DEFAULT_LEARNER = "ppo"
 
 SAVED = {
     "tabular-policy": "optimality.policies.tabular:TabularPolicy",
+    "affine-gaussian": "optimality.policies.affine_gaussian:AffineGaussian",
+    "affine-gaussian-policy": "optimality.sampling.affine_gaussian_policy:AffineGaussianPolicy",
     "actor-policy": f"{_LEARNING}.actor:ActorPolicy",
     "actor": f"{_LEARNING}.actor:Actor",
     "soft-q-policy": f"{_LEARNING}.action_values:SoftQPolicy",
@@ -112,12 +124,17 @@ DEFAULT_METHODS = {
 }
 """Class of problem to the method that `solve` takes when none is given."""
 
+_SYSTEMS = "optimality.problems.linear_systems"
+
 PROBLEMS = (
     Entry("gridworld", "optimality.problems.gridworld:gridworld", "a text map with walls, goals and holes"),
     Entry("chain", "optimality.problems.generators:chain", "a corridor with a small and a large reward at its ends"),
     Entry("river-swim", "optimality.problems.generators:river_swim", "swim up a river against the current"),
     Entry("deep-sea", "optimality.problems.generators:deep_sea", "one action sequence in 2^size leads to the treasure"),
     Entry("random", "optimality.problems.generators:random_mdp", "random transitions and rewards"),
+    Entry("cart-pole", f"{_SYSTEMS}:cart_pole", "linear-quadratic: keep a pole upright on a cart"),
+    Entry("double-integrator", f"{_SYSTEMS}:double_integrator", "linear-quadratic: push a mass to rest"),
+    Entry("random-linear", f"{_SYSTEMS}:random_linear_quadratic", "linear-quadratic: random matrices"),
 )
 
 CRITERIA = (
@@ -142,6 +159,8 @@ ENVIRONMENTS = (
     Entry("Chain-v0", "optimality.problems.generators:chain", "a corridor with a small and a large reward"),
     Entry("RiverSwim-v0", "optimality.problems.generators:river_swim", "swim up a river against the current"),
     Entry("DeepSea-v0", "optimality.problems.generators:deep_sea", "one action sequence leads to the treasure"),
+    Entry("DoubleIntegrator-v0", f"{_SYSTEMS}:double_integrator", "push a mass to rest; its optimum is known"),
+    Entry("LinearCartPole-v0", f"{_SYSTEMS}:cart_pole", "a linearized cart-pole; its optimum is known"),
     Entry("ConstantReward-v0", "optimality.environments.probes:ConstantReward", "a probe: is a value learned?"),
     Entry("ObservationReward-v0", "optimality.environments.probes:ObservationReward", "a probe: of observations?"),
     Entry("DelayedReward-v0", "optimality.environments.probes:DelayedReward", "a probe: is the future discounted?"),

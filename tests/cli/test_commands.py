@@ -11,6 +11,7 @@ import time
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -129,7 +130,7 @@ def test_problems_and_methods(arguments, expected, tmp_path, capsys):
         (["gridword"], "Did you mean gridworld"),
         (["FrozenLake-v1", "value-iteratio"], "unknown method 'value-iteratio'; did you mean value-iteration"),
         (["CartPole-v1"], "CartPole-v1 has no table of its dynamics"),
-        (["chain"], "chain needs a criterion: add --criterion"),
+        (["chain"], "chain needs a criterion: add --horizon 50, --discount 0.95, --criterion average-reward or"),
         (["chain", "--criterion", "discounted"], "criterion: discounted cannot be made"),
         (["chain", "--criterion", "discountd"], "did you mean discounted"),
         (["chain", "--criterion", "discounted", "--criterion.discount", "1.5"], "discount must be in [0, 1)"),
@@ -296,6 +297,12 @@ def test_help_of_a_method_names_its_hyper_parameters(capsys):
 def test_registry_of_classes_matches_the_classes(entry):
     cls = getattr(import_module(entry.module), entry.attribute)
     assert kind_of(cls) == entry.name
+
+
+@pytest.mark.parametrize("entry", registry.METHODS, ids=lambda e: e.name)
+def test_registry_knows_which_problem_a_method_takes(entry):
+    cls = getattr(import_module(entry.module), entry.attribute)
+    assert get_args(cls.__orig_bases__[0])[0].__name__ == entry.problem
 
 
 @pytest.mark.parametrize("entry", registry.PROBLEMS, ids=lambda e: e.name)

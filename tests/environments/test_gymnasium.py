@@ -57,7 +57,8 @@ def registered():
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_passes_gymnasiums_checker(name):
-    """Without warnings, except the one that Gymnasium's own Pendulum gets too, for actions in [-2, 2]."""
+    """Without warnings, except the one that Gymnasium's own Pendulum gets too, for actions in [-2, 2], and those about
+    controls without bounds."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         check_env(gymnasium.make(f"optimality/{name}").unwrapped)
@@ -65,6 +66,9 @@ def test_passes_gymnasiums_checker(name):
     if name == "Pendulum-v1":
         assert len(texts) == 1
         assert "symmetric and normalized" in texts[0]
+    elif name in ("DoubleIntegrator-v0", "LinearCartPole-v0"):
+        assert len(texts) == 3
+        assert all(words in text for words, text in zip(("-infinity", "infinity", "symmetric"), texts, strict=True))
     else:
         assert not texts
 

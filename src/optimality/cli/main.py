@@ -22,6 +22,7 @@ commands:
   doctor                                versions, devices, precision and cache of this machine
 
   optimality solve FrozenLake-v1
+  optimality solve cart-pole lqr --horizon 200
   optimality train CartPole-v1 ppo
   optimality COMMAND --help             options and exit codes
 """
@@ -31,18 +32,23 @@ SOLVE_HELP = """usage: optimality solve PROBLEM [METHOD] [options]
 PROBLEM is a Gymnasium id with a table (FrozenLake-v1, CliffWalking-v1, Taxi-v4) or one of ours:
 {problems}
 
-METHOD:
+METHOD, for tables:
 {methods}
+
+METHOD, for linear-quadratic problems:
+{control_methods}
 
 options:
   --problem.NAME VALUE     an option of the problem: --problem.map-name 8x8, --problem.size 12
+  --horizon N              a finite horizon of N steps; short for --criterion finite-horizon --criterion.horizon N
+  --discount G             no end but a discount (with --horizon: both); short for --criterion discounted ...
   --criterion NAME         what is maximized; by default the environment's time limit. With options:
                            --criterion finite-horizon --criterion.horizon 50 | discounted --criterion.discount 0.95
                            | average-reward | until-termination
   --episodes N             episodes of the check in the environment (1000)
   --seed N                 of that check; planning itself has no randomness (0)
   --out FOLDER             where run folders go (runs/)
-  --sweep temperature|none return, entropy and evidence against temperature; by default where the problem is small
+  --sweep temperature|none return, entropy and evidence against temperature; by default where a table is small
   --config FILE            repeat a run from its config.toml (or its folder); other options override it
   --json                   the summary as JSON on standard output, and nothing else there
   and the method's own hyper-parameters: optimality solve FrozenLake-v1 soft-value-iteration --help
@@ -135,7 +141,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     command, rest = arguments[0], arguments[1:]
     if command == "solve" and (not rest or rest in (["-h"], ["--help"])):
-        print(SOLVE_HELP.format(problems=_columns(registry.PROBLEMS), methods=_columns(registry.METHODS)), end="")
+        methods, control_methods = (
+            _columns(tuple(entry for entry in registry.METHODS if entry.problem == problem))
+            for problem in ("TabularMDP", "LinearQuadratic")
+        )
+        problems = _columns(registry.PROBLEMS)
+        print(SOLVE_HELP.format(problems=problems, methods=methods, control_methods=control_methods), end="")
         return 0 if rest else 2
     if command == "train" and (not rest or rest in (["-h"], ["--help"])):
         print(TRAIN_HELP.format(methods=_columns(registry.LEARNERS)), end="")

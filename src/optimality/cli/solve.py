@@ -8,7 +8,7 @@ from typing import Any
 
 from optimality import registry
 from optimality.cli.main import complain
-from optimality.cli.options import literals, parse, take_flag, take_group, take_option, whole
+from optimality.cli.options import literals, number, parse, take_flag, take_group, take_option, whole
 from optimality.core.result import SolverError
 from optimality.experiments.configuration import from_table, nearest
 from optimality.experiments.planning_run import PlanningRun, run_planning
@@ -45,6 +45,8 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
     out, arguments = take_option(arguments, "out")
     sweep, arguments = take_option(arguments, "sweep")
     given, arguments = take_group(arguments, "problem")
+    horizon, arguments = take_option(arguments, "horizon")
+    discount, arguments = take_option(arguments, "discount")
     criterion_name, arguments = take_option(arguments, "criterion")
     criterion_options, arguments = take_group(arguments, "criterion")
     names = []
@@ -56,9 +58,13 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
     name = names[0] if names else stored["kind"]
     same_problem = name == stored.get("kind")
     problem_options = {**(stored.get("options", {}) if same_problem else {}), **literals(given)}
-    criterion = _criterion(criterion_name, criterion_options, config if same_problem else {})
+    stored_criterion = config.get("criterion") if same_problem else None
+    criterion_name, criterion_options = _spelled_out(
+        criterion_name, criterion_options, horizon, discount, stored_criterion
+    )
+    criterion = _criterion(criterion_name, criterion_options, stored_criterion)
     choice = ProblemChoice(name, problem_options, criterion)
-    method = _method(names[1] if len(names) > 1 else None, arguments, config)
+    method = _method(names[1] if len(names) > 1 else None, arguments, config, choice.kind)
     run = {**_DEFAULT_RUN, **config.get("run", {})}
     wish = sweep if sweep is not None else run["sweep"]
     sweeps = {"temperature": True, "none": False, "auto": None, True: True, False: False}
@@ -77,11 +83,11 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
     }
 
 
-def _method(name: str | None, arguments: list[str], config: dict[str, Any]) -> Any:
+def _method(name: str | None, arguments: list[str], config: dict[str, Any], kind: str) -> Any:
     stored = config.get("method")
     if name is None and stored is not None:
         name = stored["kind"]
-    name = registry.DEFAULT_METHODS["TabularMDP"] if name is None else name
+    name = registry.DEFAULT_METHODS[kind] if name is None else name
     entry = registry.find(registry.METHODS, name)
     if entry is None:
         names = [entry.name for entry in registry.METHODS]
@@ -91,8 +97,30 @@ def _method(name: str | None, arguments: list[str], config: dict[str, Any]) -> A
     return parse(default, arguments, prog=f"optimality solve PROBLEM {name}", description=entry.help)
 
 
-def _criterion(name: str | None, options: dict[str, str], config: dict[str, Any]) -> Any:
-    stored = config.get("criterion")
+def _spelled_out(
+    name: str | None,
+    options: dict[str, str],
+    horizon: str | None,
+    discount: str | None,
+    stored: dict[str, Any] | None,
+) -> tuple[str | None, dict[str, str]]:
+    """`--horizon` and `--discount` as the `--criterion` that they are short for."""
+    if horizon is not None:
+        whole("horizon", horizon, None, 1)
+        if name not in (None, "finite-horizon"):
+            raise ValueError(f"--horizon is short for --criterion finite-horizon, but --criterion {name} was given.")
+        name, options = "finite-horizon", {**options, "horizon": horizon}
+    if discount is not None:
+        number("discount", discount, None)
+        with_discount = ("finite-horizon", "discounted")
+        if name not in (None, *with_discount):
+            raise ValueError(f"--discount is for a finite horizon or none, but --criterion {name} was given.")
+        kept = None if stored is None or stored["kind"] not in with_discount else stored["kind"]
+        name, options = name or kept or "discounted", {**options, "discount": discount}
+    return name, options
+
+
+def _criterion(name: str | None, options: dict[str, str], stored: dict[str, Any] | None) -> Any:
     if name is None and not options:
         table = stored
     else:
@@ -112,21 +140,12 @@ def _print(run: PlanningRun, path: Path | None) -> None:
 
     console = Console(no_color="NO_COLOR" in os.environ or None, highlight=False)
     summary, measured = run.summary(), run.measured
-    exact = summary["exact"]
-    temperature = "" if run.temperature is None else f", temperature {run.temperature:g}"
-    prior = getattr(run.method, "prior", None)
-    form = {None: "", "none": ", entropy form"}.get(prior, f", KL form with {prior} prior")
-    console.print(f"[bold]{summary['problem']}[/bold] by {summary['method']}{temperature}{form}")
-    states, actions = run.mdp.shape
-    console.print(f"{states} states, {actions} actions, {_describe(summary['criterion'])}", style="dim")
+    how, size = run.heading()
+    console.print(f"[bold]{summary['problem']}[/bold] by {how}")
+    console.print(f"{size}, {_describe(summary['criterion'])}", style="dim", soft_wrap=True)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_row("exact expected return", format_number(exact["expected_return"]), "")
-    table.add_row("optimum", format_number(exact["optimum"]), "")
-    table.add_row("expected entropy", format_number(exact["expected_entropy"]), "nats an episode")
-    if "log_evidence" in exact:
-        table.add_row("log evidence", format_number(exact["log_evidence"]), "nats")
-    if "elbo" in exact:
-        table.add_row("evidence bound", format_number(exact["elbo"]), f"gap {format_number(exact['gap'])} nats")
+    for row in run.rows():
+        table.add_row(*row)
     interval = f"95 % interval {format_number(measured.interval.low)} to {format_number(measured.interval.high)}"
     table.add_row("measured mean return", format_number(measured.interval.mean), interval)
     console.print(table)
@@ -142,5 +161,6 @@ def _print(run: PlanningRun, path: Path | None) -> None:
 
 
 def _describe(criterion: dict[str, Any]) -> str:
-    options = ", ".join(f"{name} {value}" for name, value in criterion.items() if name != "kind")
+    plain = (("kind", criterion["kind"]), ("terminal_reward", 0.0))
+    options = ", ".join(f"{name} {value}" for name, value in criterion.items() if (name, value) not in plain)
     return criterion["kind"] + (f" ({options})" if options else "")

@@ -92,6 +92,9 @@ class AbstractIterative(eqx.Module, Generic[Problem, State]):
         return ""
 
 
+Method = AbstractDirect | AbstractIterative
+
+
 def solve(
     problem: Any,
     method: AbstractDirect | AbstractIterative | None = None,

@@ -19,7 +19,7 @@ from optimality.problems.grid_map import GridMap
 from optimality.problems.tabular import TabularMDP
 
 BLUE, ORANGE, GREEN, GRAY = "#2563a8", "#c8641e", "#2f8f5b", "#6b7280"
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -36,7 +36,7 @@ _LARGEST_TABLE = 64
 
 
 def _figure(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(1, columns, **options)
 
@@ -232,7 +232,7 @@ def plot_metrics(runs: Sequence[Rows], names: Sequence[str]) -> Figure | None:
         return None
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.1 * columns, 2.2 * rows), layout="constrained")
         panels = np.asarray(figure.subplots(rows, columns, squeeze=False)).reshape(-1)
         for axes, name in zip(panels, names, strict=False):

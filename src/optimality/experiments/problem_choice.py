@@ -11,6 +11,7 @@ import numpy as np
 from optimality import registry
 from optimality.problems.criterion import Criterion, FiniteHorizon
 from optimality.problems.gymnasium_table import make, read_table
+from optimality.problems.linear_quadratic import LinearQuadratic
 from optimality.problems.tabular import TabularMDP
 
 
@@ -27,12 +28,18 @@ class ProblemChoice(NamedTuple):
         entry = registry.find(registry.PROBLEMS, self.name)
         return None if entry is None else getattr(importlib.import_module(entry.module), entry.attribute)
 
-    def build(self) -> TabularMDP:
+    @property
+    def kind(self) -> str:
+        """The class of the problem, one of `KINDS`, before it is made."""
+        return "TabularMDP" if self.generator is None else inspect.signature(self.generator).return_annotation.__name__
+
+    def build(self) -> TabularMDP | LinearQuadratic:
         """Raises `ValueError` for an unknown name (with the nearest ones), a bad option, no table, no criterion."""
         generator = self.generator
         if generator is None:
             self._require_known()
             return read_table(self.name, criterion=self.criterion, **self.options)
+        options = dict(self.options)
         known = {k: v for k, v in inspect.signature(generator).parameters.items() if k != "criterion"}
         for option, value in self.options.items():
             if option not in known:
@@ -40,15 +47,15 @@ class ProblemChoice(NamedTuple):
             kind = known[option].annotation
             fits = (int, float) if kind is float else (kind,)
             if not isinstance(value, fits) or isinstance(value, bool):
-                raise ValueError(f"{self.name}: {option} takes {_KINDS[kind]}, but {value!r} was given.")
+                raise ValueError(f"{self.name}: {option} takes {_TYPES[kind]}, but {value!r} was given.")
+            options[option] = kind(value)
         try:
-            return generator(**self.options, criterion=self.criterion)
+            return generator(**options, criterion=self.criterion)
         except ValueError as error:
             if str(error).startswith("criterion is missing"):
                 raise ValueError(
-                    f"{self.name} needs a criterion: add --criterion finite-horizon --criterion.horizon 50, "
-                    "--criterion discounted --criterion.discount 0.95, --criterion average-reward "
-                    "or --criterion until-termination."
+                    f"{self.name} needs a criterion: add --horizon 50, --discount 0.95, --criterion average-reward"
+                    f"{' or --criterion until-termination' if self.kind == 'TabularMDP' else ''}."
                 ) from None
             raise
 
@@ -78,7 +85,9 @@ class ProblemChoice(NamedTuple):
         )
 
 
-_KINDS = {int: "a whole number", float: "a number", str: "text"}
+KINDS = {"TabularMDP": "a table", "LinearQuadratic": "a linear-quadratic problem"}
+"""Classes of problems that the command line makes, in words."""
+_TYPES = {int: "a whole number", float: "a number", str: "text"}
 
 
 def _toml(value: Any) -> Any:

@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 from optimality.experiments.run_folder import RunFolder
 
 
-def write_report(summary: dict[str, Any], figures: dict[str, Figure], folder: RunFolder) -> None:
+def write_report(
+    summary: dict[str, Any], figures: dict[str, Figure], folder: RunFolder, *, template: str = "planning.html.jinja"
+) -> None:
     """Writes `report.html` of a planning run, and each figure under `plots/`."""
     title = f"{summary['problem']} by {summary['method']}"
-    page = render("planning.html.jinja", title, summary, figures, folder)
+    page = render(template, title, summary, figures, folder)
     folder.write_text("report.html", page)
 
 
@@ -81,6 +83,24 @@ _EXPLANATIONS = {
         "interval of a bootstrap over runs."
     ),
     "What was learned": "Color and number: how good the mode's actions are, exactly, in reward units. Arrows: actions.",
+    "States": (
+        "Exact mean of each coordinate under the policy, with a band of two standard deviations: 95 % of episodes are "
+        "in it at any one step. Gray: a few episodes with their noise. Dashed, of exact inference: what the posterior "
+        "expects, noise included; the distance to the mean is belief in luck."
+    ),
+    "Controls": "The same of each control, which is held from step to step.",
+    "Cost": (
+        "Left: expected cost of each step; with a horizon the last point is the cost of the last state. Right: what "
+        "the method's own value expects still to come; with entropy or risk it is not the expected cost alone."
+    ),
+    "Gains": (
+        "Entries of K in u = K x + k: what a unit of each coordinate adds to the control. Near the end of a finite "
+        "horizon there is less to win, and gains change."
+    ),
+    "Modes": (
+        "Eigenvalues of A, and of A + B K with the first gain. A mode outside of the circle grows from step to step, "
+        "one inside decays."
+    ),
     "Convergence": "Largest change of any value in a sweep.",
     "The backward pass": "A finite horizon needs one sweep: the value for each number of steps to go.",
 }

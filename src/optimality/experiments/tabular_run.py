@@ -1,46 +1,31 @@
-"""The main job: plan in a table, evaluate the plan exactly, and hold it against the real environment."""
+"""Planning in a table: solve, evaluate the plan exactly, and hold it against the real environment."""
 
 import math
-import time
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
 
 from optimality.core.result import Result
-from optimality.core.solve import AbstractDirect, AbstractIterative, Solution, solve
+from optimality.core.solve import Method, Solution, solve
 from optimality.experiments import plots
 from optimality.experiments.configuration import kind_of, to_table
+from optimality.experiments.measured import Measured, compare, stopwatch
 from optimality.experiments.problem_choice import ProblemChoice
-from optimality.experiments.report import write_report
-from optimality.experiments.rollouts import Rollouts, in_environment, in_model
-from optimality.experiments.run_folder import RunFolder, require_writable
+from optimality.experiments.report import format_number, write_report
+from optimality.experiments.rollouts import in_environment, in_model
+from optimality.experiments.run_folder import RunFolder
 from optimality.experiments.saved_policy import FILE, policy_bytes
-from optimality.experiments.statistics import DISAGREEMENT, MeanInterval, mean_interval, return_moments, z_score
+from optimality.experiments.statistics import return_moments
 from optimality.experiments.temperature_sweep import TemperatureSweep, is_small, temperature_sweep
 from optimality.planning.policy_evaluation import PolicyEvaluation, UnderPolicy
 from optimality.planning.value_iteration import ValueIteration
 from optimality.problems.criterion import AverageReward, FiniteHorizon
 from optimality.problems.tabular import TabularMDP
 
-Method = AbstractDirect | AbstractIterative
 
-
-class Measured(NamedTuple):
-    """A check against episodes: `verdict` is `agrees`, `disagrees` or `not comparable`, with the reason."""
-
-    where: str
-    rollouts: Rollouts
-    interval: MeanInterval
-    exact: float
-    exact_deviation: float
-    z: float
-    verdict: str
-    reason: str
-
-
-class PlanningRun(NamedTuple):
+class TabularRun(NamedTuple):
     """Everything that the report shows."""
 
     choice: ProblemChoice
@@ -63,7 +48,7 @@ class PlanningRun(NamedTuple):
 
     def summary(self) -> dict[str, Any]:
         """The numbers, for `run.json` and `--json`."""
-        measured, details = self.measured, self.solution.details
+        details = self.solution.details
         inference = {
             name: float(getattr(details, name)) for name in ("log_evidence", "elbo", "gap") if hasattr(details, name)
         }
@@ -80,90 +65,41 @@ class PlanningRun(NamedTuple):
                 "optimum": self.optimum,
                 **inference,
             },
-            "measured": {
-                "where": measured.where,
-                "episodes": measured.interval.samples,
-                "mean": measured.interval.mean,
-                "interval_95": [measured.interval.low, measured.interval.high],
-                "mean_length": float(measured.rollouts.lengths.mean()),
-                "exact_standard_deviation": measured.exact_deviation,
-                "z": measured.z,
-                "verdict": measured.verdict,
-                "reason": measured.reason,
-            },
+            "measured": self.measured.summary(),
             "notes": self.notes,
             "seconds": self.seconds,
             "seed": self.seed,
         }
 
+    def heading(self) -> tuple[str, str]:
+        """What was solved how, for the command line, and how large it is."""
+        temperature = "" if self.temperature is None else f", temperature {self.temperature:g}"
+        prior = getattr(self.method, "prior", None)
+        form = {None: "", "none": ", entropy form"}.get(prior, f", KL form with {prior} prior")
+        states, actions = self.mdp.shape
+        return f"{kind_of(type(self.method))}{temperature}{form}", f"{states} states, {actions} actions"
 
-def run_planning(
-    choice: ProblemChoice,
-    method: Method,
-    *,
-    episodes: int = 1000,
-    seed: int = 0,
-    sweep: bool | None = None,
-    out: Path | None = None,
-    command: list[str] | None = None,
-) -> tuple[PlanningRun, Path | None]:
-    """Solves, evaluates, measures and, with `out`, writes the run folder and its report.
-
-    Args:
-        choice: the problem by name.
-        method: how to plan.
-        episodes: episodes of the check.
-        seed: of the check's randomness; planning has none.
-        sweep: draw return, entropy and evidence against temperature; by default where the problem is small.
-        out: parent of the run folder; nothing is written without it.
-        command: how this was called, for the record.
-
-    Raises:
-        ValueError: bad input, before anything is written.
-        SolverError: the method did not succeed.
-    """
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, but {episodes} was given.")
-    if out is not None:
-        require_writable(out)
-    mdp = choice.build()
-    method.check(mdp)
-    folder = None
-    if out is not None:
-        config = {
-            "command": "solve",
-            "problem": choice.to_table(),
-            "criterion": to_table(mdp.criterion),
-            "method": to_table(method),
-            "run": {"episodes": episodes, "seed": seed, "sweep": "auto" if sweep is None else sweep},
-        }
-        folder = RunFolder.create(
-            out, method=kind_of(type(method)), problem=mdp.name, seed=seed, config=config, command=command or []
-        )
-    try:
-        run = _compute(choice, mdp, method, episodes, seed, sweep)
-        if folder is not None:
-            _write(run, folder)
-    except KeyboardInterrupt:
-        if folder is not None:
-            folder.finish("interrupted")
-        raise
-    except Exception as error:
-        if folder is not None:
-            folder.finish("failed", error=f"{type(error).__name__}: {error}")
-        raise
-    return run, None if folder is None else folder.path
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Label, number and remark of each exact result, for the command line."""
+        exact = self.summary()["exact"]
+        rows = [
+            ("exact expected return", format_number(exact["expected_return"]), ""),
+            ("optimum", format_number(exact["optimum"]), ""),
+            ("expected entropy", format_number(exact["expected_entropy"]), "nats an episode"),
+        ]
+        if "log_evidence" in exact:
+            rows.append(("log evidence", format_number(exact["log_evidence"]), "nats"))
+        if "elbo" in exact:
+            rows.append(("evidence bound", format_number(exact["elbo"]), f"gap {format_number(exact['gap'])} nats"))
+        return rows
 
 
-def _compute(choice, mdp, method, episodes, seed, sweep) -> PlanningRun:
+def run_in_table(
+    choice: ProblemChoice, mdp: TabularMDP, method: Method, *, episodes: int, seed: int, sweep: bool | None
+) -> TabularRun:
+    """Solves, evaluates, measures. Raises `SolverError` where the method does not succeed."""
     seconds: dict[str, float] = {}
-
-    def timed(name, function):
-        start = time.perf_counter()
-        result = function()
-        seconds[name] = round(time.perf_counter() - start, 3)
-        return result
-
+    timed = partial(stopwatch, seconds)
     notes = _notes(mdp)
     solution = timed("solve", lambda: solve(mdp, method))
     evaluated = timed("evaluate", lambda: solve(UnderPolicy(mdp, solution.policy), PolicyEvaluation(), throw=False))
@@ -177,7 +113,7 @@ def _compute(choice, mdp, method, episodes, seed, sweep) -> PlanningRun:
     swept = None
     if sweep or (sweep is None and is_small(mdp)):
         swept = timed("sweep", lambda: temperature_sweep(mdp))
-    return PlanningRun(
+    return TabularRun(
         choice,
         mdp,
         method,
@@ -225,24 +161,15 @@ def _measure(choice, mdp, solution, evaluated, episodes, seed) -> Measured:
             stationary = np.asarray(evaluated.details.occupancy).sum(axis=-1)
             start = eqx.tree_at(lambda m: m.initial, mdp, stationary)
         rollouts = in_model(start, solution.policy, episodes=episodes, seed=seed)
-    interval = mean_interval(rollouts.returns)
+    converged = evaluated.result == Result.CONVERGED
     if isinstance(mdp.criterion, AverageReward):
-        exact, deviation, known = float(evaluated.details.gain), interval.standard_deviation, episodes > 1
-    else:
-        exact, deviation, known = return_moments(mdp, solution.policy)
-    if rollouts.cut:
-        reason = f"{rollouts.cut} of {episodes} episodes were cut before they ended"
-        return Measured(where, rollouts, interval, exact, deviation, math.nan, "not comparable", reason)
-    if not known or evaluated.result != Result.CONVERGED:
-        reason = "the exact return did not converge" if episodes > 1 else "one episode has no spread"
-        return Measured(where, rollouts, interval, exact, deviation, math.nan, "not comparable", reason)
-    z = z_score(interval.mean, exact, deviation, episodes)
-    verdict = "agrees" if abs(z) < DISAGREEMENT else "disagrees"
-    reason = f"the measured mean is {z:+.2f} standard errors from the exact one"
-    return Measured(where, rollouts, interval, exact, deviation, z, verdict, reason)
+        return compare(where, rollouts, float(evaluated.details.gain), known=converged)
+    exact, deviation, known = return_moments(mdp, solution.policy)
+    return compare(where, rollouts, exact, deviation, known=known and converged)
 
 
-def _write(run: PlanningRun, folder: RunFolder) -> None:
+def write_tabular_run(run: TabularRun, folder: RunFolder) -> None:
+    """The course of the computation, the policy and the report."""
     trace = run.solution.stats.get("trace")
     if trace is not None:
         pairs = zip(np.asarray(trace.step), np.asarray(trace.residual), strict=True)
@@ -251,19 +178,10 @@ def _write(run: PlanningRun, folder: RunFolder) -> None:
         values = np.asarray(run.solution.value) @ np.asarray(run.mdp.initial)
         folder.metrics([{"steps_to_go": k, "value": float(v)} for k, v in enumerate(values[::-1])])
     folder.write_bytes(FILE, policy_bytes(run.solution.policy))
-    returns = "episode,return,length\n" + "".join(
-        f"{i},{r!r},{n}\n"
-        for i, (r, n) in enumerate(
-            zip(run.measured.rollouts.returns.tolist(), run.measured.rollouts.lengths.tolist(), strict=True)
-        )
-    )
-    folder.write_text("evaluation/episodes.csv", returns)
     write_report(run.summary(), figures(run), folder)
-    disagrees = run.measured.verdict == "disagrees"
-    folder.finish("disagreed" if disagrees else "finished", summary=run.summary())
 
 
-def figures(run: PlanningRun) -> dict[str, Any]:
+def figures(run: TabularRun) -> dict[str, Any]:
     """Caption to figure, in the report's order; those that cannot be drawn are left out."""
     values, stats = np.asarray(run.solution.value), run.solution.stats
     drawn = {

@@ -10,7 +10,7 @@ With temperature 0 the bound always binds, since LQR's policy is infinitely far 
 """
 
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -62,6 +62,8 @@ class KLConstrainedLQR(AbstractDirect[NearPolicy]):
     temperature: Real = 0.0
     """What a nat of entropy is worth, in units of cost; keeps the noise from collapsing over repeated steps."""
 
+    accepts: ClassVar[tuple[type, ...]] = (FiniteHorizon,)
+
     def __check_init__(self):
         if not is_traced(self.kl) and not 0.0 < float(np.asarray(self.kl)) < np.inf:
             raise ValueError(f"kl must be positive and finite, but {self.kl} was given.")
@@ -73,7 +75,7 @@ class KLConstrainedLQR(AbstractDirect[NearPolicy]):
             raise ValueError(
                 f"KLConstrainedLQR solves NearPolicy(problem, old_policy), but a {type(problem).__name__} was given."
             )
-        require_linear_quadratic(self, problem.problem, (FiniteHorizon,))
+        require_linear_quadratic(self, problem.problem, self.accepts)
 
     def compute(self, problem: NearPolicy, key=None) -> Solution:
         dtype = jnp.asarray(problem.problem.A).dtype

@@ -14,7 +14,7 @@ is relative to Lebesgue measure: it changes with the unit of the controls (Touss
 """
 
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from optimality.planning.marginals import closed_loop, control_noise, controls_o
 from optimality.planning.maximum_entropy_lqr import require_positive_temperature
 from optimality.planning.quadratic_forms import FORM_AXES, forms, homogeneous, with_time
 from optimality.policies.affine_gaussian import AffineGaussian
+from optimality.problems.criterion import AverageReward, FiniteHorizon
 from optimality.problems.linear_quadratic import LinearQuadratic
 
 
@@ -69,6 +70,8 @@ class LinearQuadraticInference(AbstractDirect[LinearQuadratic]):
     """Largest accepted change of P, relative to it, where there is no horizon."""
     max_steps: int = eqx.field(static=True, default=10_000)
     """Bound on the iterations where there is no horizon."""
+
+    accepts: ClassVar[tuple[type, ...]] = (FiniteHorizon, AverageReward)
 
     def __check_init__(self):
         require_positive_temperature(self.temperature)

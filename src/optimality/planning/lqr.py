@@ -9,7 +9,7 @@ the system must be stabilizable and every mode that does not decay must cost som
 """
 
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -69,8 +69,10 @@ class LQR(AbstractDirect[LinearQuadratic]):
     max_steps: int = eqx.field(static=True, default=10_000)
     """Bound on the iterations where there is no horizon; doubling takes about seven."""
 
+    accepts: ClassVar[tuple[type, ...]] = (FiniteHorizon, Discounted, AverageReward)
+
     def check(self, problem: Any) -> None:
-        require_linear_quadratic(self, problem)
+        require_linear_quadratic(self, problem, self.accepts)
 
     def compute(self, problem: LinearQuadratic, key=None) -> Solution:
         planned = plan_linear(problem, tolerance=self.tolerance, max_steps=self.max_steps)

@@ -9,7 +9,7 @@ base measure is Lebesgue's, and a log evidence is relative to it: it changes wit
 """
 
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from optimality.core.solve import AbstractDirect, Solution
 from optimality.planning.lqr import LQRDetails, explain_failure, plan_linear, require_linear_quadratic
 from optimality.planning.marginals import policy_cost
 from optimality.policies.affine_gaussian import AffineGaussian
+from optimality.problems.criterion import AverageReward, Discounted, FiniteHorizon
 from optimality.problems.linear_quadratic import LinearQuadratic
 
 
@@ -47,11 +48,13 @@ class MaximumEntropyLQR(AbstractDirect[LinearQuadratic]):
     max_steps: int = eqx.field(static=True, default=10_000)
     """Bound on the iterations where there is no horizon."""
 
+    accepts: ClassVar[tuple[type, ...]] = (FiniteHorizon, Discounted, AverageReward)
+
     def __check_init__(self):
         require_positive_temperature(self.temperature)
 
     def check(self, problem: Any) -> None:
-        require_linear_quadratic(self, problem)
+        require_linear_quadratic(self, problem, self.accepts)
 
     def compute(self, problem: LinearQuadratic, key=None) -> Solution:
         temperature = jnp.asarray(self.temperature, jnp.asarray(problem.A).dtype)

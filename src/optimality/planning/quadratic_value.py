@@ -18,7 +18,7 @@ class QuadraticValue(eqx.Module):
 
     def __call__(
         self, x: Float[Array | np.ndarray, " n"], time: int | Int[Array, ""] = 0
-    ) -> Array | np.ndarray | np.generic:
+    ) -> Array | np.ndarray | np.floating:
         """The value of state `x` at step `time`, in reward units."""
         value = self if self.hessian.ndim == 2 else self.at(time)
         return 0.5 * (x @ (value.hessian @ x)) + value.gradient @ x + value.constant
@@ -32,7 +32,7 @@ class QuadraticValue(eqx.Module):
 
     def cost_to_go(
         self, x: Float[Array | np.ndarray, " n"], time: int | Int[Array, ""] = 0
-    ) -> Array | np.ndarray | np.generic:
+    ) -> Array | np.ndarray | np.floating:
         """Minus the value."""
         return -self(x, time)
 
@@ -41,7 +41,7 @@ class QuadraticValue(eqx.Module):
         mean: Float[Array | np.ndarray, " n"],
         covariance: Float[Array | np.ndarray, "n n"],
         time: int | Int[Array, ""] = 0,
-    ) -> Array | np.ndarray | np.generic:
+    ) -> Array | np.ndarray | np.floating:
         """`E V(x)` for a state of that mean and covariance: `V(mean) + 1/2 tr(hessian covariance)`."""
         value = self.at(time)
         return value(mean) + 0.5 * (value.hessian * covariance).sum()

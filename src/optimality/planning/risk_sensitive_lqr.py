@@ -8,7 +8,7 @@ which the expectation is infinite whatever is done; as the noise vanishes, so do
 """
 
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -24,6 +24,7 @@ from optimality.planning.gaussian_risk import root
 from optimality.planning.lqr import LQRDetails, Planned, explain_failure, plan_linear, require_plain_risk
 from optimality.planning.marginals import policy_cost
 from optimality.policies.affine_gaussian import AffineGaussian
+from optimality.problems.criterion import AverageReward, FiniteHorizon
 from optimality.problems.linear_quadratic import LinearQuadratic
 
 
@@ -47,6 +48,8 @@ class RiskSensitiveLQR(AbstractDirect[LinearQuadratic]):
     """Largest accepted change of P, relative to it, where there is no horizon."""
     max_steps: int = eqx.field(static=True, default=10_000)
     """Bound on the iterations where there is no horizon."""
+
+    accepts: ClassVar[tuple[type, ...]] = (FiniteHorizon, AverageReward)
 
     def __check_init__(self):
         if not is_traced(self.risk) and not np.isfinite(float(np.asarray(self.risk))):

@@ -271,7 +271,7 @@ def _list(modes) -> str:
 
 
 def _number(eigenvalue: complex) -> str:
-    if abs(eigenvalue.imag) <= 1e-12 * max(1.0, abs(eigenvalue)):
+    if abs(eigenvalue.imag) <= 1e-6 * max(1.0, abs(eigenvalue)):  # two of one Jordan block may part by a root of eps
         return f"{eigenvalue.real:.3g}"
     return f"{eigenvalue.real:.3g}{eigenvalue.imag:+.3g}i"
 
