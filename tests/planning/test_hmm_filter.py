@@ -1,5 +1,6 @@
 """The filter and smoother of a finite hidden state against the enumeration of all paths."""
 
+import functools
 import itertools
 
 import jax
@@ -14,6 +15,7 @@ from optimality.planning.hmm_filter import belief_update, hmm_filter, hmm_smooth
 from optimality.problems.partially_observed import PartiallyObserved, TabularObservation
 
 LENGTH = 5
+PRECISIONS = ((np.float64, 1e-13), (np.float32, 1e-5))
 
 
 class Model:
@@ -59,6 +61,7 @@ MODELS = [Model(0), Model(1), Model(2, ends=True), Model(3, form="successors"), 
 EACH = pytest.mark.parametrize("model", MODELS, ids=["dense", "dense-2", "ending", "lists", "lists-ending"])
 
 
+@functools.cache
 def enumerated(model):
     """Filtered beliefs of each time, evidence, smoothed beliefs and pairs."""
     joint = np.zeros((LENGTH + 1, 3))
@@ -115,12 +118,12 @@ def test_the_recursion_without_a_mistake_is_right():
     first_observation_ignored=mistaken(first=False),
     one_step_late=mistaken(late=True),
 )
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-13), (np.float32, 1e-5)], ids=["f64", "f32"])
-def test_filter_is_enumeration_of_paths(implementation, model, dtype, tolerance):
-    beliefs, log_evidence = implementation(model, dtype)
+def test_filter_is_enumeration_of_paths(implementation, model):
     expected, log_expected, _, _ = enumerated(model)
-    close(beliefs, expected, tolerance)
-    close(log_evidence, log_expected, tolerance)
+    for dtype, tolerance in PRECISIONS:
+        beliefs, log_evidence = implementation(model, dtype)
+        close(beliefs, expected, tolerance)
+        close(log_evidence, log_expected, tolerance)
 
 
 @pytest.mark.row("S130")
@@ -157,13 +160,13 @@ def filtered_pairs(model, dtype=np.float64):
 
 @EACH
 @against(smoothed, independent=independent_pairs, filtered=filtered_pairs)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-13), (np.float32, 1e-5)], ids=["f64", "f32"])
-def test_smoother_is_enumeration_of_paths(implementation, model, dtype, tolerance):
-    beliefs, pairs = implementation(model, dtype)
+def test_smoother_is_enumeration_of_paths(implementation, model):
     _, _, expected, expected_pairs = enumerated(model)
-    close(beliefs, expected, tolerance)
-    close(pairs, expected_pairs, tolerance)
-    close(pairs.sum(axis=(1, 2)), np.ones(LENGTH), tolerance)
+    for dtype, tolerance in PRECISIONS:
+        beliefs, pairs = implementation(model, dtype)
+        close(beliefs, expected, tolerance)
+        close(pairs, expected_pairs, tolerance)
+        close(pairs.sum(axis=(1, 2)), np.ones(LENGTH), tolerance)
 
 
 @EACH

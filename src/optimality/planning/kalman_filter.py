@@ -10,8 +10,8 @@
 (Kalman 1960; Rauch, Tung and Striebel 1965; Anderson and Moore 1979.) The updates of P are those of Joseph, sums of
 positive semidefinite terms: the shorter `P - G F G'` loses its sign in float32 where a measurement is much more exact
 than the prediction. Covariances do not depend on the data, and their recursion is kept apart from it: under `vmap`
-over observations it runs once. The dual of the filter is the regulator: `P_{t+1|t}` is the Riccati recursion of
-`(A', C', W, V)`.
+over observations it runs once (return what you need from the mapped function: covariances that leave it are copied for
+each sequence). The dual of the filter is the regulator: `P_{t+1|t}` is the Riccati recursion of `(A', C', W, V)`.
 """
 
 import math

@@ -14,7 +14,7 @@ must be moved by the controls, and on average also seen: `(A, B)` stabilizable, 
 """
 
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -32,7 +32,7 @@ from optimality.planning.quadratic_value import QuadraticValue
 from optimality.policies.affine_gaussian import AffineGaussian
 from optimality.policies.lqg_policy import LQGPolicy
 from optimality.problems.controllability import observability
-from optimality.problems.criterion import AverageReward, Discounted
+from optimality.problems.criterion import AverageReward, Discounted, FiniteHorizon
 from optimality.problems.linear_quadratic import LinearQuadratic
 from optimality.problems.partially_observed import PartiallyObserved
 
@@ -75,6 +75,8 @@ class LQG(AbstractDirect[PartiallyObserved]):
     filter_steps: int = eqx.field(static=True, default=1000)
     """Discounted without a horizon: for how many steps the filter's gains are listed; then the last is kept."""
 
+    accepts: ClassVar[tuple[type, ...]] = (FiniteHorizon, Discounted, AverageReward)
+
     def check(self, problem: Any) -> None:
         if not isinstance(problem, PartiallyObserved) or not isinstance(problem.problem, LinearQuadratic):
             given = type(getattr(problem, "problem", problem)).__name__
@@ -82,7 +84,7 @@ class LQG(AbstractDirect[PartiallyObserved]):
                 f"LQG solves PartiallyObserved(LinearQuadratic, LinearObservation), but a {given} was given; a problem "
                 f"whose state is seen has LQR."
             )
-        require_linear_quadratic(self, problem.problem)
+        require_linear_quadratic(self, problem.problem, self.accepts)
         require_normal(problem.problem)
         if isinstance(problem.problem.criterion, AverageReward) and not is_traced(problem):
             seen: Any = problem.observation

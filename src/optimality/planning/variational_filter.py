@@ -15,6 +15,7 @@ below the evidence by their divergence.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ from optimality.core.result import Result
 from optimality.core.small_matrices import cholesky, solve_cholesky
 from optimality.planning.hmm_filter import check_data, hmm_filter, log_likelihoods, log_transitions
 from optimality.planning.kalman_filter import check_measurements, inputs, kalman_filter, log_normal
-from optimality.planning.normal_chain import normal_chain
+from optimality.planning.normal_chain import NormalChain, normal_chain
 from optimality.problems.linear_quadratic import LinearQuadratic
 from optimality.problems.partially_observed import PartiallyObserved
 
@@ -144,25 +145,22 @@ def _gaussian(max_steps, problem, observations, controls, tolerance) -> Variatio
         pairs = jnp.sum(jax.vmap(moved)(*moving, x[:-1], x[1:]))
         return constants + first(x[0]) + jnp.sum(jax.vmap(seen)(*seeing, x)) + pairs
 
-    def curvature(x):
-        """Blocks of the second derivative of the log joint: of each time, and of each with the one before it."""
-        own = jax.vmap(jax.hessian(seen, argnums=3))(*seeing, x)
-        own = own.at[0].add(jax.hessian(first)(x[0]))
-        (before, _), (across, after) = jax.vmap(jax.hessian(moved, argnums=(3, 4)))(*moving, x[:-1], x[1:])
-        return own.at[:-1].add(before).at[1:].add(after), across
+    # Minus the second derivative of the log joint: blocks of each time, and of each with the one before it.
+    carried = moved_precision @ A
+    own = (jnp.swapaxes(C, -1, -2) @ seen_precision @ C).at[0].add(first_precision[0])
+    own = own.at[:-1].add(jnp.swapaxes(A, -1, -2) @ carried).at[1:].add(moved_precision)
 
     def elbo(q):
-        own, across = curvature(q.means)  # the log joint is quadratic: its expectation is exact
-        spread = jnp.sum(own * q.covariances) + 2 * jnp.sum(across * jnp.swapaxes(q.cross_covariances, -1, -2))
-        return log_joint(q.means) + 0.5 * spread + q.entropy
+        spread = jnp.sum(own * q.covariances) - 2 * jnp.sum(carried * jnp.swapaxes(q.cross_covariances, -1, -2))
+        return log_joint(q.means) - 0.5 * spread + q.entropy  # its expectation, as it is quadratic
 
     def step(q):
-        own, across = curvature(q.means)
-        return normal_chain(q.means, jax.grad(log_joint)(q.means), -own, -across)
+        return normal_chain(q.means, jax.grad(log_joint)(q.means), own, -carried)
 
     zeros = jnp.zeros((steps + 1, process.shape[0]), residual.dtype)
     unit = jnp.broadcast_to(jnp.eye(zeros.shape[1], dtype=zeros.dtype), (*zeros.shape, zeros.shape[1]))
-    start = normal_chain(zeros, zeros, unit, jnp.zeros_like(unit[1:]))
+    entropy = jnp.asarray(0.5 * zeros.size * (1.0 + math.log(2 * math.pi)), zeros.dtype)
+    start = NormalChain(zeros, unit, jnp.zeros_like(unit[1:]), entropy)
     evidence = kalman_filter(problem, observations, controls).log_evidence
     return _found(*_ascend(step, elbo, start, tolerance, max_steps), evidence)
 
