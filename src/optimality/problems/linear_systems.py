@@ -1,7 +1,7 @@
 """Linear-quadratic problems by name: a cart with a pole, a mass that is pushed, and random ones.
 
 The first two are physical: continuous in time, with forces that are held for a step and white noise on the force,
-sampled exactly (`sampled_data`). Weights of the cost are per second, so that a finer step does not change what is asked.
+sampled exactly (`sampled_data`). Weights of the cost are per second: a finer step does not change what is asked.
 """
 
 import math
