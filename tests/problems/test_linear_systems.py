@@ -68,8 +68,8 @@ def test_noise_is_the_integral_and_costs_are_per_second():
     close(coarse.W, W.reshape(4, 4), 1e-11)
     close(coarse.A, fine.A @ fine.A)
     close(coarse.W, fine.A @ fine.W @ fine.A.T + fine.W)
-    close(coarse.Q, 2.0 * fine.Q)
-    close(coarse.R, 2.0 * fine.R)
+    close(coarse.Q, fine.Q + fine.A.T @ fine.Q @ fine.A, 1e-10)  # without control, a long step costs two short ones
+    assert 0.1 < coarse.R[0, 0] < 0.12  # a tenth of a second of the force's cost, and what it does to the state
     assert np.abs(cart_pole(push=0.0, criterion=AverageReward()).W).max() == 0.0
 
 

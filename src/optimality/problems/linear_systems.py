@@ -1,20 +1,16 @@
 """Linear-quadratic problems by name: a cart with a pole, a mass that is pushed, and random ones.
 
-The first two are physical: continuous in time, and stepped exactly while the force is held (zero-order hold),
-
-    x' = e^(F h) x + integral_0^h e^(F s) ds G u + w,     w ~ N(0, push^2 integral_0^h e^(F s) G G' e^(F' s) ds),
-
-where the noise is white noise on the force (Van Loan 1978). Weights of the cost are per second: a step costs `h` times
-them, so that a finer step does not change what is asked.
+The first two are physical: continuous in time, with forces that are held for a step and white noise on the force,
+sampled exactly (`sampled_data`). Weights of the cost are per second: a finer step does not change what is asked.
 """
 
 import math
 
 import numpy as np
-import scipy.linalg
 
 from optimality.problems.criterion import Criterion
 from optimality.problems.linear_quadratic import LinearQuadratic
+from optimality.problems.sampled_data import from_continuous
 
 
 def cart_pole(
@@ -68,14 +64,14 @@ def cart_pole(
     F[0, 2] = F[1, 3] = 1.0
     F[2, 1], F[3, 1] = -coupling * fall, fall
     G = np.array([[0.0], [0.0], [1.0 / total - coupling * kick], [kick]])
-    A, B, W = _held(F, G, time_step, push)
-    return LinearQuadratic(
-        A,
-        B,
-        time_step * np.diag([position_cost, angle_cost, rate_cost, rate_cost]),
-        time_step * np.array([[force_cost]]),
+    return from_continuous(
+        F,
+        G,
+        np.diag([position_cost, angle_cost, rate_cost, rate_cost]),
+        np.array([[force_cost]]),
+        time_step=time_step,
         criterion=_required(criterion),
-        W=W,
+        noise=push**2 * G @ G.T,
         initial_mean=np.array([start_position, start_angle, 0.0, 0.0]),
         initial_covariance=np.diag([0.05, 0.02, 0.0, 0.0]) ** 2,
         name="cart-pole",
@@ -98,14 +94,15 @@ def double_integrator(
     """A mass on a line, pushed by a force: `mass position'' = force`; the options are those of `cart_pole`."""
     _positive(mass=mass, time_step=time_step, force_cost=force_cost)
     _at_least_zero(push=push, position_cost=position_cost, velocity_cost=velocity_cost)
-    A, B, W = _held(np.array([[0.0, 1.0], [0.0, 0.0]]), np.array([[0.0], [1.0 / mass]]), time_step, push)
-    return LinearQuadratic(
-        A,
-        B,
-        time_step * np.diag([position_cost, velocity_cost]),
-        time_step * np.array([[force_cost]]),
+    G = np.array([[0.0], [1.0 / mass]])
+    return from_continuous(
+        np.array([[0.0, 1.0], [0.0, 0.0]]),
+        G,
+        np.diag([position_cost, velocity_cost]),
+        np.array([[force_cost]]),
+        time_step=time_step,
         criterion=_required(criterion),
-        W=W,
+        noise=push**2 * G @ G.T,
         initial_mean=np.array([start_position, 0.0]),
         initial_covariance=np.diag([0.1, 0.0]) ** 2,
         name="double-integrator",
@@ -144,17 +141,6 @@ def random_linear_quadratic(
         initial_covariance=noise**2 * np.eye(states),
         name="random-linear",
     )
-
-
-def _held(F: np.ndarray, G: np.ndarray, time_step: float, push: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`A`, `B` and `W` of one step, each integral from a block of a matrix exponential."""
-    n, m = G.shape
-    block = scipy.linalg.expm(time_step * np.block([[F, G], [np.zeros((m, n + m))]]))
-    A, B = block[:n, :n], block[:n, n:]
-    noise = push**2 * G @ G.T
-    twice = scipy.linalg.expm(time_step * np.block([[-F, noise], [np.zeros((n, n)), F.T]]))
-    W = A @ twice[:n, n:]
-    return A, B, (W + W.T) / 2
 
 
 def _required(criterion: Criterion | None) -> Criterion:
