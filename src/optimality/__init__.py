@@ -36,9 +36,17 @@ if TYPE_CHECKING:
     from optimality.planning.deterministic_planning import DeterministicPlanning as DeterministicPlanning
     from optimality.planning.exact_inference import ExactInference as ExactInference
     from optimality.planning.exact_inference import posterior_dynamics as posterior_dynamics
+    from optimality.planning.extended_kalman_filter import extended_kalman_filter as extended_kalman_filter
+    from optimality.planning.hmm_filter import belief_update as belief_update
+    from optimality.planning.hmm_filter import hmm_filter as hmm_filter
+    from optimality.planning.hmm_filter import hmm_smoother as hmm_smoother
+    from optimality.planning.kalman_filter import kalman_filter as kalman_filter
+    from optimality.planning.kalman_filter import kalman_smoother as kalman_smoother
     from optimality.planning.kl_constrained_lqr import KLConstrainedLQR as KLConstrainedLQR
     from optimality.planning.kl_constrained_lqr import NearPolicy as NearPolicy
     from optimality.planning.linear_quadratic_inference import LinearQuadraticInference as LinearQuadraticInference
+    from optimality.planning.lqg import LQG as LQG
+    from optimality.planning.lqg import lqg_cost as lqg_cost
     from optimality.planning.lqr import LQR as LQR
     from optimality.planning.marginals import marginals as marginals
     from optimality.planning.marginals import policy_cost as policy_cost
@@ -47,11 +55,14 @@ if TYPE_CHECKING:
     from optimality.planning.policy_evaluation import PolicyEvaluation as PolicyEvaluation
     from optimality.planning.policy_evaluation import UnderPolicy as UnderPolicy
     from optimality.planning.policy_iteration import PolicyIteration as PolicyIteration
+    from optimality.planning.quadratic_value import QuadraticValue as QuadraticValue
     from optimality.planning.risk_sensitive_lqr import RiskSensitiveLQR as RiskSensitiveLQR
     from optimality.planning.soft_value_iteration import SoftValueIteration as SoftValueIteration
     from optimality.planning.value_iteration import ValueIteration as ValueIteration
+    from optimality.planning.variational_filter import variational_filter as variational_filter
     from optimality.planning.variational_inference import VariationalInference as VariationalInference
     from optimality.policies.affine_gaussian import AffineGaussian as AffineGaussian
+    from optimality.policies.lqg_policy import LQGPolicy as LQGPolicy
     from optimality.policies.tabular import TabularPolicy as TabularPolicy
     from optimality.problems.controllability import controllability as controllability
     from optimality.problems.controllability import observability as observability
@@ -59,6 +70,8 @@ if TYPE_CHECKING:
     from optimality.problems.criterion import Discounted as Discounted
     from optimality.problems.criterion import FiniteHorizon as FiniteHorizon
     from optimality.problems.criterion import UntilTermination as UntilTermination
+    from optimality.problems.dynamax_models import from_dynamax as from_dynamax
+    from optimality.problems.dynamax_models import to_dynamax as to_dynamax
     from optimality.problems.generators import chain as chain
     from optimality.problems.generators import deep_sea as deep_sea
     from optimality.problems.generators import random_mdp as random_mdp
@@ -69,6 +82,9 @@ if TYPE_CHECKING:
     from optimality.problems.linear_systems import cart_pole as cart_pole
     from optimality.problems.linear_systems import double_integrator as double_integrator
     from optimality.problems.linear_systems import random_linear_quadratic as random_linear_quadratic
+    from optimality.problems.partially_observed import LinearObservation as LinearObservation
+    from optimality.problems.partially_observed import PartiallyObserved as PartiallyObserved
+    from optimality.problems.partially_observed import TabularObservation as TabularObservation
     from optimality.problems.tabular import TabularMDP as TabularMDP
 
 __all__ = [*EXPORTS, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -112,6 +112,13 @@ EVALUATION = (
         "kl-constrained-lqr",
         f"{_PLANNING}.kl_constrained_lqr:KLConstrainedLQR",
         "linear-quadratic: the cheapest policy near an old one",
+        "NearPolicy",
+    ),
+    Entry(
+        "lqg",
+        f"{_PLANNING}.lqg:LQG",
+        "linear-quadratic: control of a state that is seen through a noisy observation",
+        "PartiallyObserved",
     ),
 )
 """Methods for problems that the command line does not make."""
@@ -121,6 +128,7 @@ DEFAULT_METHODS = {
     "UnderPolicy": "policy-evaluation",
     "LinearQuadratic": "lqr",
     "NearPolicy": "kl-constrained-lqr",
+    "PartiallyObserved": "lqg",
 }
 """Class of problem to the method that `solve` takes when none is given."""
 
@@ -240,5 +248,21 @@ EXPORTS = {
     "RiskSensitiveLQR": "optimality.planning.risk_sensitive_lqr",
     "marginals": "optimality.planning.marginals",
     "policy_cost": "optimality.planning.marginals",
+    "PartiallyObserved": "optimality.problems.partially_observed",
+    "TabularObservation": "optimality.problems.partially_observed",
+    "LinearObservation": "optimality.problems.partially_observed",
+    "hmm_filter": "optimality.planning.hmm_filter",
+    "hmm_smoother": "optimality.planning.hmm_filter",
+    "belief_update": "optimality.planning.hmm_filter",
+    "kalman_filter": "optimality.planning.kalman_filter",
+    "kalman_smoother": "optimality.planning.kalman_filter",
+    "extended_kalman_filter": "optimality.planning.extended_kalman_filter",
+    "variational_filter": "optimality.planning.variational_filter",
+    "LQG": "optimality.planning.lqg",
+    "lqg_cost": "optimality.planning.lqg",
+    "LQGPolicy": "optimality.policies.lqg_policy",
+    "to_dynamax": "optimality.problems.dynamax_models",
+    "from_dynamax": "optimality.problems.dynamax_models",
+    "QuadraticValue": "optimality.planning.quadratic_value",
 }
 """What `import optimality` offers, and where it is."""

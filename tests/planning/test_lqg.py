@@ -129,7 +129,7 @@ def with_price(price):
 
 
 @INSTANCES
-@pytest.mark.row("S132", "E3.1.cost")
+@pytest.mark.row("S132", "E3.1.cost", "S129.partial_observation")
 @against(
     costs,
     full_information=with_price(lambda w, form, found: 0.0),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optimality.core.solve import solve
+from optimality.environments.linear_quadratic import LinearQuadraticEnvironment
 from optimality.environments.tabular import TabularEnvironment
 from optimality.experiments import plots
 from optimality.experiments.report import render
@@ -17,10 +18,12 @@ from optimality.experiments.run_folder import RunFolder, read_config, read_metri
 from optimality.experiments.saved_policy import FILE, load_policy
 from optimality.experiments.statistics import bootstrap_interval
 from optimality.experiments.training_environment import EnvironmentChoice
+from optimality.planning.lqr import LQR
 from optimality.planning.policy_evaluation import PolicyEvaluation, UnderPolicy
 from optimality.planning.value_iteration import ValueIteration
 from optimality.policies.tabular import TabularPolicy
 from optimality.problems.criterion import FiniteHorizon
+from optimality.problems.linear_quadratic import LinearQuadratic
 from optimality.problems.tabular import TabularMDP
 from optimality.sampling.acting import ActingPolicy
 
@@ -65,7 +68,7 @@ def write_training_report(folder: RunFolder, result: str | None = None) -> None:
         "Traces": plots.plot_metrics([metrics], _TRACES),
     }
     summary = training_summary(record, config, metrics, result)
-    exact, picture = _against_the_table(folder.path, config)
+    exact, picture = _against_the_exact(folder.path, config, summary)
     summary["exact"] = exact
     if picture is not None:
         figures["What was learned"] = picture
@@ -129,11 +132,14 @@ def _environment_name(config: dict[str, Any]) -> str:
     return stored.get("kind", stored.get("description", "environment"))
 
 
-def _against_the_table(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any] | None, Any]:
-    """Where the environment is a table: what the learned mode is worth exactly, the optimum, and a picture."""
+def _against_the_exact(path: Path, config: dict[str, Any], summary: dict) -> tuple[dict[str, Any] | None, Any]:
+    """Where the environment's problem can be solved: the optimum, and of a table what the learned mode is worth
+    exactly, with a picture."""
     if "kind" not in config["environment"] or not (path / FILE).exists():
         return None, None
     environment = EnvironmentChoice.from_table(config["environment"]).environment
+    if isinstance(environment, LinearQuadraticEnvironment) and environment.problem.horizon is not None:
+        return _against_the_regulator(environment.problem, summary), None
     if not isinstance(environment, TabularEnvironment):
         return None, None
     policy = load_policy(path)
@@ -141,6 +147,16 @@ def _against_the_table(path: Path, config: dict[str, Any]) -> tuple[dict[str, An
         return None, None
     mdp = environment.problem
     return exact_comparison(mdp, table_of_modes(policy, mdp))
+
+
+def _against_the_regulator(problem: LinearQuadratic, summary: dict) -> dict[str, Any] | None:
+    """The return of LQR beside the last evaluation, which is measured; None where a discount tells them apart."""
+    best = solve(problem, LQR(), throw=False)
+    if not best.result.is_success or float(np.asarray(problem.discount)) != 1.0:
+        return None
+    optimum, error = float(best.details.objective), summary["deviation"] / math.sqrt(summary["evaluation_episodes"])
+    share = f"{optimum - summary['last']:.4g} is lacking, give or take {error:.2g}"
+    return {"value": None, "measured": summary["last"], "optimum": optimum, "share": share}
 
 
 def table_of_modes(policy: ActingPolicy, mdp: TabularMDP) -> TabularPolicy:

@@ -196,7 +196,7 @@ def _smallest(Q_uu) -> dict[str, Any]:
 def explain_failure(solution: Solution) -> str:
     """Which step failed, for the error's text."""
     step, smallest = int(solution.stats.get("indefinite_step", -1)), float(solution.stats["smallest_eigenvalue"])
-    if solution.result == Result.NOT_POSITIVE_DEFINITE and np.isnan(smallest):
+    if solution.result == Result.NOT_POSITIVE_DEFINITE and not smallest <= 0.0:
         return (
             "The certainty equivalent of the cost-to-go is infinite: the risk is beyond the breakdown point, so take "
             "one nearer to zero, or less noise."
