@@ -130,6 +130,13 @@ def test_a_table_is_held_against_its_exact_answer(tmp_path, capsys):
     assert json.loads(out)["sampled"] is not None
 
 
+def test_a_linear_quadratic_environment_is_held_against_the_regulator(tmp_path, capsys):
+    code, out, err = output(capsys, "train", "DoubleIntegrator-v0", "--steps", 3000, "--out", tmp_path, "--json")
+    assert code == 0, err
+    page = (Path(json.loads(out)["run"]) / "report.html").read_text()
+    assert "in the last evaluation, the optimum is -0.9595" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -20,7 +20,7 @@ from optimality.core.numerics import Real, is_traced
 from optimality.problems.criterion import AverageReward, Criterion, Discounted, FiniteHorizon
 
 
-def _array(dimensions: int):
+def stored(dimensions: int):
     """Converter: concrete values to NumPy float64 of at least that many dimensions; traced or absent ones stay."""
 
     def convert(value: Any) -> Any:
@@ -41,11 +41,11 @@ class NoiseChannels(eqx.Module):
     Each array may have a leading axis of time. What is not given is zero.
     """
 
-    state: _Tensor = eqx.field(converter=_array(3), default=None)
+    state: _Tensor = eqx.field(converter=stored(3), default=None)
     """`[L, n, n]` or `[T, L, n, n]`: the vector of each channel as it depends on the state."""
-    control: _Tensor = eqx.field(converter=_array(3), default=None)
+    control: _Tensor = eqx.field(converter=stored(3), default=None)
     """`[L, n, m]` or `[T, L, n, m]`: as it depends on the control."""
-    offset: _Tensor = eqx.field(converter=_array(2), default=None)
+    offset: _Tensor = eqx.field(converter=stored(2), default=None)
     """`[L, n]` or `[T, L, n]`: its constant part."""
 
     def filled(self, n: int, m: int) -> "NoiseChannels":
@@ -88,39 +88,39 @@ class LinearQuadratic(eqx.Module):
     semidefinite. Whether costs are convex enough is found by the solver: `Q_uu = R + B'PB` must be positive definite.
     """
 
-    A: _Tensor = eqx.field(converter=_array(2))
+    A: _Tensor = eqx.field(converter=stored(2))
     """Dynamics of the state, `[n, n]` or `[T, n, n]`."""
-    B: _Tensor = eqx.field(converter=_array(2))
+    B: _Tensor = eqx.field(converter=stored(2))
     """Effect of the controls, `[n, m]` or `[T, n, m]`."""
-    Q: _Tensor = eqx.field(converter=_array(2))
+    Q: _Tensor = eqx.field(converter=stored(2))
     """Cost of states, symmetric; costs are `1/2 x'Q x`."""
-    R: _Tensor = eqx.field(converter=_array(2))
+    R: _Tensor = eqx.field(converter=stored(2))
     """Cost of controls, symmetric; costs are `1/2 u'R u`."""
     criterion: Criterion = eqx.field(kw_only=True)
     """`FiniteHorizon(horizon, discount)` without terminal reward, `Discounted(discount)` or `AverageReward()`."""
-    c: _Tensor = eqx.field(converter=_array(1), kw_only=True, default=None)
+    c: _Tensor = eqx.field(converter=stored(1), kw_only=True, default=None)
     """Constant drift, `[n]`."""
-    N: _Tensor = eqx.field(converter=_array(2), kw_only=True, default=None)
+    N: _Tensor = eqx.field(converter=stored(2), kw_only=True, default=None)
     """Cost of states and controls together, `x'N u`, `[n, m]`."""
-    q: _Tensor = eqx.field(converter=_array(1), kw_only=True, default=None)
+    q: _Tensor = eqx.field(converter=stored(1), kw_only=True, default=None)
     """Linear cost of states, `[n]`."""
-    r: _Tensor = eqx.field(converter=_array(1), kw_only=True, default=None)
+    r: _Tensor = eqx.field(converter=stored(1), kw_only=True, default=None)
     """Linear cost of controls, `[m]`."""
-    s: _Tensor = eqx.field(converter=_array(0), kw_only=True, default=None)
+    s: _Tensor = eqx.field(converter=stored(0), kw_only=True, default=None)
     """Constant cost of a step."""
-    Qf: _Tensor = eqx.field(converter=_array(2), kw_only=True, default=None)
+    Qf: _Tensor = eqx.field(converter=stored(2), kw_only=True, default=None)
     """Cost of the last state, symmetric; finite horizons only."""
-    qf: _Tensor = eqx.field(converter=_array(1), kw_only=True, default=None)
+    qf: _Tensor = eqx.field(converter=stored(1), kw_only=True, default=None)
     """Linear cost of the last state."""
-    sf: _Tensor = eqx.field(converter=_array(0), kw_only=True, default=None)
+    sf: _Tensor = eqx.field(converter=stored(0), kw_only=True, default=None)
     """Constant cost at the end."""
-    W: _Tensor = eqx.field(converter=_array(2), kw_only=True, default=None)
+    W: _Tensor = eqx.field(converter=stored(2), kw_only=True, default=None)
     """Covariance of the noise, `[n, n]`."""
     channels: NoiseChannels | None = eqx.field(kw_only=True, default=None)
     """Noise that depends on state and control."""
-    initial_mean: _Tensor = eqx.field(converter=_array(1), kw_only=True, default=None)
+    initial_mean: _Tensor = eqx.field(converter=stored(1), kw_only=True, default=None)
     """Mean of the first state."""
-    initial_covariance: _Tensor = eqx.field(converter=_array(2), kw_only=True, default=None)
+    initial_covariance: _Tensor = eqx.field(converter=stored(2), kw_only=True, default=None)
     """Covariance of the first state."""
     name: str = eqx.field(kw_only=True, static=True, default="linear-quadratic problem")
     """For reports."""
@@ -130,7 +130,7 @@ class LinearQuadratic(eqx.Module):
     """One name a control, `u0`, `u1`, ... by default."""
 
     def __post_init__(self):
-        n, m = _array(2)(self.A).shape[-1], _array(2)(self.B).shape[-1]  # converters come after
+        n, m = stored(2)(self.A).shape[-1], stored(2)(self.B).shape[-1]  # converters come after
         for name, shape in _shapes(n, m).items():
             if getattr(self, name) is None:
                 setattr(self, name, np.zeros(shape))
@@ -144,7 +144,7 @@ class LinearQuadratic(eqx.Module):
         for name, array in self._arrays().items():
             self._check_shape(name, array, _all_shapes(self, n, m)[name], n, m)
             if not is_traced(array):
-                _check(name, np.asarray(array))
+                check(name, np.asarray(array))
         if isinstance(self.criterion, FiniteHorizon):
             terminal = self.criterion.terminal_reward
             if np.ndim(terminal) or (not is_traced(terminal) and terminal != 0.0):
@@ -267,124 +267,28 @@ class LinearQuadratic(eqx.Module):
             criterion = AverageReward() if undiscounted else Discounted(discount)
         return cls(A, B, Q, R, criterion=criterion, **fields)
 
-    @classmethod
+    @staticmethod
     def tracking(
-        cls,
-        A: Any,
-        B: Any,
-        Q: Any,
-        R: Any,
-        states: Any,
-        controls: Any = None,
-        *,
-        Qf: Any = None,
-        discount: Real = 1.0,
-        **fields: Any,
+        A: Any, B: Any, Q: Any, R: Any, states: Any, controls: Any = None, **options: Any
     ) -> "LinearQuadratic":
-        """To follow a reference: `1/2 (x - states_t)'Q (x - states_t) + 1/2 (u - controls_t)'R (u - controls_t)`.
+        """To follow a reference trajectory: `linear_quadratic_forms.tracking`."""
+        from optimality.problems.linear_quadratic_forms import tracking
 
-        `states` is `[T+1, n]` and sets the horizon, `controls` `[T, m]`, zero by default; the last state costs
-        `Qf`, by default Q.
-        """
-        states = _array(2)(states)
-        B, Q, R = _array(2)(B), _array(2)(Q), _array(2)(R)
-        if states.ndim != 2 or states.shape[0] < 2 or states.shape[1] != B.shape[-2]:
-            raise ValueError(
-                f"states has shape {states.shape}, but a reference needs [T+1, {B.shape[-2]}]: one state for each of "
-                "T >= 1 steps and the last."
-            )
-        horizon = states.shape[0] - 1
-        controls = np.zeros((horizon, B.shape[-1])) if controls is None else _array(2)(controls)
-        if controls.shape != (horizon, B.shape[-1]):
-            raise ValueError(
-                f"controls has shape {controls.shape}, but needs {(horizon, B.shape[-1])}: one a step of the reference."
-            )
-        Qf = (Q[-1] if Q.ndim == 3 else Q) if Qf is None else _array(2)(Qf)
-        weighted, effort = (Q @ states[:-1, :, None])[..., 0], (R @ controls[:, :, None])[..., 0]
-        last = Qf @ states[-1]
-        return cls(
-            A,
-            B,
-            Q,
-            R,
-            criterion=FiniteHorizon(horizon, discount),
-            q=-weighted,
-            r=-effort,
-            s=0.5 * ((weighted * states[:-1]).sum(-1) + (effort * controls).sum(-1)),
-            Qf=Qf,
-            qf=-last,
-            sf=0.5 * (last * states[-1]).sum(-1),
-            **fields,
-        )
+        return tracking(A, B, Q, R, states, *others, **options)
 
-    @classmethod
-    def from_quadratic_forms(
-        cls, F: Any, f: Any, C: Any, c: Any, *, criterion: Criterion, **fields: Any
-    ) -> "LinearQuadratic":
-        """From forms over `tau = [x; u]`: `x' = F tau + f`, cost `1/2 tau'C tau + c'tau` (Levine and Abbeel 2014)."""
-        F, f, C, c = _array(2)(F), _array(1)(f), _array(2)(C), _array(1)(c)
-        n, both = F.shape[-2:]
-        if both <= n or C.shape[-2:] != (both, both) or c.shape[-1] != both or f.shape[-1] != n:
-            raise ValueError(
-                f"F, f, C, c have shapes {F.shape}, {f.shape}, {C.shape}, {c.shape}, but need [n, n + m], [n], "
-                "[n + m, n + m] and [n + m], with m >= 1, over [x; u]."
-            )
-        if not is_traced(C):
-            _check("C", C)
-        return cls(
-            F[..., :n],
-            F[..., n:],
-            C[..., :n, :n],
-            C[..., n:, n:],
-            criterion=criterion,
-            c=f,
-            N=C[..., :n, n:],
-            q=c[..., :n],
-            r=c[..., n:],
-            **fields,
-        )
+    @staticmethod
+    def from_quadratic_forms(F: Any, f: Any, C: Any, c: Any, **options: Any) -> "LinearQuadratic":
+        """From forms over `[x; u]`: `linear_quadratic_forms.from_quadratic_forms`."""
+        from optimality.problems.linear_quadratic_forms import from_quadratic_forms
 
-    @classmethod
-    def from_rewards(
-        cls,
-        A: Any,
-        B: Any,
-        *,
-        criterion: Criterion,
-        R_xx: Any,
-        R_uu: Any,
-        R_xu: Any = None,
-        r_x: Any = None,
-        r_u: Any = None,
-        r_0: Any = None,
-        terminal_xx: Any = None,
-        terminal_x: Any = None,
-        terminal_0: Any = None,
-        **fields: Any,
-    ) -> "LinearQuadratic":
-        """From the reward `1/2 x'R_xx x + 1/2 u'R_uu u + x'R_xu u + r_x'x + r_u'u + r_0` and that of the last state.
+        return from_quadratic_forms(F, f, C, c, **options)
 
-        The sign changes here and nowhere else: `Q = -R_xx`, and so on.
-        """
+    @staticmethod
+    def from_rewards(A: Any, B: Any, **options: Any) -> "LinearQuadratic":
+        """From quadratic rewards, whose sign changes there: `linear_quadratic_forms.from_rewards`."""
+        from optimality.problems.linear_quadratic_forms import from_rewards
 
-        def minus(value):
-            return None if value is None else -(value if is_traced(value) else np.asarray(value, np.float64))
-
-        return cls(
-            A,
-            B,
-            minus(R_xx),
-            minus(R_uu),
-            criterion=criterion,
-            N=minus(R_xu),
-            q=minus(r_x),
-            r=minus(r_u),
-            s=minus(r_0),
-            Qf=minus(terminal_xx),
-            qf=minus(terminal_x),
-            sf=minus(terminal_0),
-            **fields,
-        )
+        return from_rewards(A, B, **options)
 
     @staticmethod
     def from_continuous(F: Any, G: Any, Q: Any, R: Any, **options: Any) -> "LinearQuadratic":
@@ -446,7 +350,8 @@ def _all_shapes(problem: LinearQuadratic, n: int, m: int) -> dict[str, tuple[int
     return shapes
 
 
-def _check(name: str, array: np.ndarray) -> None:
+def check(name: str, array: np.ndarray) -> None:
+    """Raises `ValueError` for an array that is not finite, or not as symmetric or semidefinite as its name says."""
     wrong = np.argwhere(~np.isfinite(array))
     if wrong.size:
         place = tuple(wrong[0].tolist())
