@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from clauses import against
-from optimality import PPO, Discounted, FiniteHorizon, train
+from optimality import Discounted, FiniteHorizon
 from optimality.environments.linear_quadratic import LinearQuadraticEnvironment
-from optimality.environments.wrappers import TimeLimit
 from optimality.problems.linear_quadratic import LinearQuadratic, NoiseChannels
 from optimality.problems.linear_systems import double_integrator
 
@@ -205,9 +204,3 @@ def test_limits_spaces_and_refusals(x64):
     assert far.dtype == x.dtype == jnp.float32
     with pytest.raises(ValueError, match=r"ending=True is for Discounted\(discount\)"):
         LinearQuadraticEnvironment(problem, ending=True)
-
-
-def test_ppo_learns_on_it():
-    environment = TimeLimit(LinearQuadraticEnvironment(double_integrator(criterion=Discounted(0.95))), 20)
-    run = train(environment, PPO(), steps=2_000, seed=0, evaluations=1)
-    assert np.isfinite(run.metrics[-1]["evaluation_return"])

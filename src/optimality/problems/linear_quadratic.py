@@ -268,13 +268,11 @@ class LinearQuadratic(eqx.Module):
         return cls(A, B, Q, R, criterion=criterion, **fields)
 
     @staticmethod
-    def tracking(
-        A: Any, B: Any, Q: Any, R: Any, states: Any, controls: Any = None, **options: Any
-    ) -> "LinearQuadratic":
+    def tracking(A: Any, B: Any, Q: Any, R: Any, states: Any, *more: Any, **options: Any) -> "LinearQuadratic":
         """To follow a reference trajectory: `linear_quadratic_forms.tracking`."""
         from optimality.problems.linear_quadratic_forms import tracking
 
-        return tracking(A, B, Q, R, states, *others, **options)
+        return tracking(A, B, Q, R, states, *more, **options)
 
     @staticmethod
     def from_quadratic_forms(F: Any, f: Any, C: Any, c: Any, **options: Any) -> "LinearQuadratic":
