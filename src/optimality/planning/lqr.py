@@ -22,6 +22,8 @@ from optimality.core.result import Result
 from optimality.core.small_matrices import apply, cholesky, solve_cholesky
 from optimality.core.solve import AbstractDirect, Solution
 from optimality.planning.gaussian_risk import certainty_equivalent
+from optimality.planning.marginals import closed_loop
+from optimality.planning.quadratic_forms import forms, with_time
 from optimality.planning.quadratic_value import QuadraticValue
 from optimality.planning.riccati import sweep
 from optimality.planning.stationary_riccati import stationary
@@ -115,16 +117,16 @@ def plan_linear(
     if problem.horizon is None:
         return _endless(problem, temperature, risk, tolerance, max_steps)
     swept = sweep(problem, temperature, risk)
-    mean = jnp.asarray(problem.initial_mean)
+    n = swept.K.shape[-1]
+    closed = closed_loop(
+        with_time(forms(problem.arrays()).F, 2), jnp.concatenate([swept.K, swept.k[..., None]], axis=-1)
+    )
 
-    def body(x, here):
-        A, B, c, K, k = here
-        u = apply(K, x) + k
-        return apply(A, x) + apply(B, u) + c, (x, u)
+    def body(x, closed):
+        return apply(closed[:, :n], x) + closed[:, n], x
 
-    stages = problem.stages()
-    moving = tuple(jnp.asarray(array) for array in (stages.A, stages.B, stages.c))
-    last, (states, controls) = jax.lax.scan(body, mean, (*moving, swept.K, swept.k))
+    last, states = jax.lax.scan(body, jnp.asarray(problem.initial_mean), closed)
+    controls = apply(swept.K, states) + swept.k
     states = jnp.concatenate([states, last[None]])
     result, stats = _diagnosis(swept, problem.horizon)
     objective = _objective(problem, swept.P[0], swept.p[0], swept.s[0], risk)
