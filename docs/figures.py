@@ -10,7 +10,9 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 import optimality as ox
 from optimality import registry
@@ -92,6 +94,7 @@ def pictures_and_tables() -> dict[str, str]:
     optimum = float(lake.initial @ ox.solve(lake, ox.ValueIteration()).value[0])
     sweep = temperature_sweep(lake, np.sort(np.append(temperatures_for(lake), SHOWN)))
     figures = {
+        "linear_quadratic_posteriors": linear_quadratic_posteriors(),
         "lake_map": plots.plot_map(lake, soft.value, soft.policy),
         "lake_time": plots.plot_value_in_time(soft.value, lake.initial),
         "lake_sweep": plots.plot_temperature_sweep(sweep, optimum=optimum, temperature=0.003),
@@ -107,6 +110,57 @@ def pictures_and_tables() -> dict[str, str]:
         "metrics.md": metrics(),
         "speeds.md": speeds(),
     }
+
+
+def linear_quadratic_posteriors() -> Figure:
+    """The exact and the restricted posterior of the example in explanation/lqr_as_inference.md: states, objectives
+    against the noise, and the distance of their gains."""
+
+    def posteriors(noise):
+        problem = ox.LinearQuadratic(
+            1.0, 1.0, 1.0, 1.0, criterion=ox.FiniteHorizon(8), Qf=1.0, W=noise, initial_mean=[2.0]
+        )
+        methods = ox.LinearQuadraticInference(temperature=1.0), ox.MaximumEntropyLQR(temperature=1.0)
+        return problem, *(ox.solve(problem, method) for method in methods)
+
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(10.5, 3.2), layout="constrained")
+        states, objectives, gains = figure.subplots(1, 3)
+    problem, exact, soft = posteriors(0.5)
+    kept, real, believed = ox.marginals(problem, soft.policy), ox.marginals(problem, exact.policy), exact.details.smoothed
+    for law, color, label in ((kept, plots.BLUE, "dynamics kept"), (believed, plots.ORANGE, "exact, as believed")):
+        mean, deviation = law.mean[:, 0], np.sqrt(law.covariance[:, 0, 0])
+        states.plot(mean, color=color, label=label)
+        states.fill_between(np.arange(9), mean - 2 * deviation, mean + 2 * deviation, color=color, alpha=0.18, lw=0)
+    for sign in (-2.0, 2.0):
+        edge = real.mean[:, 0] + sign * np.sqrt(real.covariance[:, 0, 0])
+        label = "exact, in truth" if sign > 0 else None
+        states.plot(edge, color=plots.ORANGE, linestyle="--", linewidth=1.0, label=label)
+    states.set(title="state, mean ± 2 deviations", xlabel="step")
+
+    noises = np.linspace(0.0, 1.0, 11)
+    rows = []
+    for noise in noises:
+        problem, exact, soft = posteriors(noise)
+        truth = np.sum(exact.policy.entropy()) - ox.policy_cost(problem, exact.policy).expected_cost
+        rows.append((exact.details.log_evidence, soft.details.elbo, truth))
+    promised, best, truth = np.array(rows, np.float64).T
+    objectives.plot(noises, promised, color=plots.ORANGE, label="exact, as believed: temperature x log p(O)")
+    objectives.plot(noises, best, color=plots.BLUE, label="dynamics kept: the best there is")
+    objectives.plot(noises, truth, color=plots.ORANGE, linestyle="--", label="exact, in truth")
+    objectives.set(title="objective", xlabel="noise W")
+
+    noises = np.logspace(-6.0, 0.0, 13)
+    gaps = []
+    for noise in noises:
+        _, exact, soft = posteriors(noise)
+        gaps.append(exact.policy.K[0, 0, 0] - soft.policy.K[0, 0, 0])
+    gains.loglog(noises, gaps, color=plots.ORANGE, marker="o", markersize=2.5, linewidth=1.2)
+    gains.loglog(noises, noises * gaps[0] / noises[0], color=plots.GRAY, linestyle=":", label="slope 1")
+    gains.set(title="first gain less the regulator's", xlabel="noise W")
+    for axes in (states, objectives, gains):
+        axes.legend(fontsize=7)
+    return figure
 
 
 def forms(sweep: TemperatureSweep) -> str:
