@@ -123,43 +123,39 @@ def linear_quadratic_posteriors() -> Figure:
         methods = ox.LinearQuadraticInference(temperature=1.0), ox.MaximumEntropyLQR(temperature=1.0)
         return problem, *(ox.solve(problem, method) for method in methods)
 
-    with matplotlib.rc_context(plots.STYLE):
-        figure = Figure(figsize=(10.5, 3.2), layout="constrained")
-        states, objectives, gains = figure.subplots(1, 3)
-    problem, exact, soft = posteriors(0.5)
-    kept, real, believed = ox.marginals(problem, soft.policy), ox.marginals(problem, exact.policy), exact.details.smoothed
-    for law, color, label in ((kept, plots.BLUE, "dynamics kept"), (believed, plots.ORANGE, "exact, as believed")):
-        mean, deviation = law.mean[:, 0], np.sqrt(law.covariance[:, 0, 0])
-        states.plot(mean, color=color, label=label)
-        states.fill_between(np.arange(9), mean - 2 * deviation, mean + 2 * deviation, color=color, alpha=0.18, lw=0)
-    for sign in (-2.0, 2.0):
-        edge = real.mean[:, 0] + sign * np.sqrt(real.covariance[:, 0, 0])
-        label = "exact, in truth" if sign > 0 else None
-        states.plot(edge, color=plots.ORANGE, linestyle="--", linewidth=1.0, label=label)
-    states.set(title="state, mean ± 2 deviations", xlabel="step")
-
-    noises = np.linspace(0.0, 1.0, 11)
-    rows = []
+    noises, small = np.linspace(0.0, 1.0, 11), np.logspace(-6.0, 0.0, 13)
+    objectives, gaps = [], []
     for noise in noises:
         problem, exact, soft = posteriors(noise)
         truth = np.sum(exact.policy.entropy()) - ox.policy_cost(problem, exact.policy).expected_cost
-        rows.append((exact.details.log_evidence, soft.details.elbo, truth))
-    promised, best, truth = np.array(rows, np.float64).T
-    objectives.plot(noises, promised, color=plots.ORANGE, label="exact, as believed: temperature x log p(O)")
-    objectives.plot(noises, best, color=plots.BLUE, label="dynamics kept: the best there is")
-    objectives.plot(noises, truth, color=plots.ORANGE, linestyle="--", label="exact, in truth")
-    objectives.set(title="objective", xlabel="noise W")
-
-    noises = np.logspace(-6.0, 0.0, 13)
-    gaps = []
-    for noise in noises:
+        objectives.append((float(exact.details.log_evidence), float(soft.details.elbo), float(truth)))
+    for noise in small:
         _, exact, soft = posteriors(noise)
-        gaps.append(exact.policy.K[0, 0, 0] - soft.policy.K[0, 0, 0])
-    gains.loglog(noises, gaps, color=plots.ORANGE, marker="o", markersize=2.5, linewidth=1.2)
-    gains.loglog(noises, noises * gaps[0] / noises[0], color=plots.GRAY, linestyle=":", label="slope 1")
-    gains.set(title="first gain less the regulator's", xlabel="noise W")
-    for axes in (states, objectives, gains):
-        axes.legend(fontsize=7)
+        gaps.append(float(exact.policy.K[0, 0, 0] - soft.policy.K[0, 0, 0]))
+    problem, exact, soft = posteriors(0.5)
+    kept, real, believed = ox.marginals(problem, soft.policy), ox.marginals(problem, exact.policy), exact.details.smoothed
+
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
+        for law, color, label in ((kept, plots.BLUE, "dynamics kept"), (believed, plots.ORANGE, "exact, as believed")):
+            mean, deviation = law.mean[:, 0], np.sqrt(law.covariance[:, 0, 0])
+            left.plot(mean, color=color, label=label)
+            left.fill_between(np.arange(9), mean - 2 * deviation, mean + 2 * deviation, color=color, alpha=0.18, lw=0)
+        for sign, label in ((-2.0, None), (2.0, "exact, in truth")):
+            edge = real.mean[:, 0] + sign * np.sqrt(real.covariance[:, 0, 0])
+            left.plot(edge, color=plots.ORANGE, linestyle="--", linewidth=1.0, label=label)
+        left.set(title="state, mean and 2 deviations", xlabel="step", ylim=(-5.0, 3.5))
+        promised, best, truth = np.array(objectives).T
+        middle.plot(noises, promised, color=plots.ORANGE, label="exact, as believed")
+        middle.plot(noises, best, color=plots.BLUE, label="dynamics kept: the best there is")
+        middle.plot(noises, truth, color=plots.ORANGE, linestyle="--", label="exact, in truth")
+        middle.set(title="objective", xlabel="noise W", ylim=(-11.0, 1.0))
+        right.loglog(small, gaps, color=plots.ORANGE, marker="o", markersize=2.5, linewidth=1.2, label="exact")
+        right.loglog(small, small * gaps[0] / small[0], color=plots.GRAY, linestyle=":", label="slope 1")
+        right.set(title="first gain less the regulator's", xlabel="noise W")
+        for axes, place in ((left, "lower left"), (middle, "lower left"), (right, "upper left")):
+            axes.legend(fontsize=7.5, loc=place)
     return figure
 
 
