@@ -133,7 +133,8 @@ def linear_quadratic_posteriors() -> Figure:
         _, exact, soft = posteriors(noise)
         gaps.append(float(exact.policy.K[0, 0, 0] - soft.policy.K[0, 0, 0]))
     problem, exact, soft = posteriors(0.5)
-    kept, real, believed = ox.marginals(problem, soft.policy), ox.marginals(problem, exact.policy), exact.details.smoothed
+    kept, real = (ox.marginals(problem, found.policy) for found in (soft, exact))
+    believed = exact.details.smoothed
 
     with matplotlib.rc_context(plots.STYLE):
         figure = Figure(figsize=(10.5, 3.4), layout="constrained")
