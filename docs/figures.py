@@ -10,7 +10,9 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 import optimality as ox
 from optimality import registry
@@ -92,6 +94,7 @@ def pictures_and_tables() -> dict[str, str]:
     optimum = float(lake.initial @ ox.solve(lake, ox.ValueIteration()).value[0])
     sweep = temperature_sweep(lake, np.sort(np.append(temperatures_for(lake), SHOWN)))
     figures = {
+        "linear_quadratic_posteriors": linear_quadratic_posteriors(),
         "lake_map": plots.plot_map(lake, soft.value, soft.policy),
         "lake_time": plots.plot_value_in_time(soft.value, lake.initial),
         "lake_sweep": plots.plot_temperature_sweep(sweep, optimum=optimum, temperature=0.003),
@@ -107,6 +110,54 @@ def pictures_and_tables() -> dict[str, str]:
         "metrics.md": metrics(),
         "speeds.md": speeds(),
     }
+
+
+def linear_quadratic_posteriors() -> Figure:
+    """The exact and the restricted posterior of the example in explanation/lqr_as_inference.md: states, objectives
+    against the noise, and the distance of their gains."""
+
+    def posteriors(noise):
+        problem = ox.LinearQuadratic(
+            1.0, 1.0, 1.0, 1.0, criterion=ox.FiniteHorizon(8), Qf=1.0, W=noise, initial_mean=[2.0]
+        )
+        methods = ox.LinearQuadraticInference(temperature=1.0), ox.MaximumEntropyLQR(temperature=1.0)
+        return problem, *(ox.solve(problem, method) for method in methods)
+
+    noises, small = np.linspace(0.0, 1.0, 11), np.logspace(-6.0, 0.0, 13)
+    objectives, gaps = [], []
+    for noise in noises:
+        problem, exact, soft = posteriors(noise)
+        truth = np.sum(exact.policy.entropy()) - ox.policy_cost(problem, exact.policy).expected_cost
+        objectives.append((float(exact.details.log_evidence), float(soft.details.elbo), float(truth)))
+    for noise in small:
+        _, exact, soft = posteriors(noise)
+        gaps.append(float(exact.policy.K[0, 0, 0] - soft.policy.K[0, 0, 0]))
+    problem, exact, soft = posteriors(0.5)
+    kept, real = (ox.marginals(problem, found.policy) for found in (soft, exact))
+    believed = exact.details.smoothed
+
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
+        for law, color, label in ((kept, plots.BLUE, "dynamics kept"), (believed, plots.ORANGE, "exact, as believed")):
+            mean, deviation = law.mean[:, 0], np.sqrt(law.covariance[:, 0, 0])
+            left.plot(mean, color=color, label=label)
+            left.fill_between(np.arange(9), mean - 2 * deviation, mean + 2 * deviation, color=color, alpha=0.18, lw=0)
+        for sign, label in ((-2.0, None), (2.0, "exact, in truth")):
+            edge = real.mean[:, 0] + sign * np.sqrt(real.covariance[:, 0, 0])
+            left.plot(edge, color=plots.ORANGE, linestyle="--", linewidth=1.0, label=label)
+        left.set(title="state, mean and 2 deviations", xlabel="step", ylim=(-5.0, 3.5))
+        promised, best, truth = np.array(objectives).T
+        middle.plot(noises, promised, color=plots.ORANGE, label="exact, as believed")
+        middle.plot(noises, best, color=plots.BLUE, label="dynamics kept: the best there is")
+        middle.plot(noises, truth, color=plots.ORANGE, linestyle="--", label="exact, in truth")
+        middle.set(title="objective", xlabel="noise W", ylim=(-11.0, 1.0))
+        right.loglog(small, gaps, color=plots.ORANGE, marker="o", markersize=2.5, linewidth=1.2, label="exact")
+        right.loglog(small, small * gaps[0] / small[0], color=plots.GRAY, linestyle=":", label="slope 1")
+        right.set(title="first gain less the regulator's", xlabel="noise W")
+        for axes, place in ((left, "lower left"), (middle, "lower left"), (right, "upper left")):
+            axes.legend(fontsize=7.5, loc=place)
+    return figure
 
 
 def forms(sweep: TemperatureSweep) -> str:
