@@ -23,7 +23,7 @@ from optimality.core.small_matrices import apply, cholesky, solve_cholesky
 from optimality.core.solve import AbstractDirect, Solution
 from optimality.planning.gaussian_risk import certainty_equivalent
 from optimality.planning.quadratic_value import QuadraticValue
-from optimality.planning.riccati import sweep
+from optimality.planning.riccati import mean_trajectory, sweep
 from optimality.planning.stationary_riccati import stationary
 from optimality.policies.affine_gaussian import AffineGaussian
 from optimality.problems.controllability import require_detectable, require_stabilizable
@@ -115,17 +115,7 @@ def plan_linear(
     if problem.horizon is None:
         return _endless(problem, temperature, risk, tolerance, max_steps)
     swept = sweep(problem, temperature, risk)
-    mean = jnp.asarray(problem.initial_mean)
-
-    def body(x, here):
-        A, B, c, K, k = here
-        u = apply(K, x) + k
-        return apply(A, x) + apply(B, u) + c, (x, u)
-
-    stages = problem.stages()
-    moving = tuple(jnp.asarray(array) for array in (stages.A, stages.B, stages.c))
-    last, (states, controls) = jax.lax.scan(body, mean, (*moving, swept.K, swept.k))
-    states = jnp.concatenate([states, last[None]])
+    states, controls = mean_trajectory(problem, swept, risk)
     result, stats = _diagnosis(swept, problem.horizon)
     objective = _objective(problem, swept.P[0], swept.p[0], swept.s[0], risk)
     details = LQRDetails(
