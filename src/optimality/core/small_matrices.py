@@ -43,20 +43,33 @@ def symmetric(a: Float[Array, "... i i"]) -> Float[Array, "... i i"]:
 
 
 def cholesky(a: Float[Array, "... i i"]) -> Float[Array, "... i i"]:
-    """Lower triangular `L` with `L L' = a`; NaN where `a` is not positive definite. Reads the lower triangle only."""
+    """Lower triangular `L` with `L L' = a` for a symmetric `a`; NaN where it is not positive definite."""
+    if a.shape[-1] > LARGEST_FACTOR:
+        return jnp.linalg.cholesky(a, symmetrize_input=False)
+    return jnp.tril(jnp.swapaxes(_eliminate(a), -1, -2))
+
+
+def factor_and_solve(
+    a: Float[Array, "... i i"], b: Float[Array, "... i k"]
+) -> tuple[Float[Array, "... i i"], Float[Array, "... i k"]]:
+    """The Cholesky factor `L` of `a`, and `L^-1 b`: one elimination."""
     size = a.shape[-1]
     if size > LARGEST_FACTOR:
-        return jnp.linalg.cholesky(a, symmetrize_input=False)
-    rows: list[list[Array]] = []
-    for i in range(size):
-        row: list[Array] = []
-        for j in range(i + 1):
-            above = row if i == j else rows[j]
-            rest = a[..., i, j] - sum((row[k] * above[k] for k in range(j)), jnp.zeros((), a.dtype))
-            row.append(jnp.sqrt(rest) if i == j else rest / above[j])
-        rows.append(row)
-    zero = jnp.zeros(a.shape[:-2], a.dtype)
-    return jnp.stack([jnp.stack([*row, *[zero] * (size - len(row))], axis=-1) for row in rows], axis=-2)
+        factor = cholesky(a)
+        return factor, solve_lower(factor, b)
+    rows = _eliminate(jnp.concatenate([a, b], axis=-1))
+    return jnp.tril(jnp.swapaxes(rows[..., :size], -1, -2)), rows[..., size:]
+
+
+def _eliminate(rows: Float[Array, "... i k"]) -> Float[Array, "... i k"]:
+    """`L^-1 rows`, where `L L'` are the first columns of the rows; below the diagonal only rounding is left."""
+    done: list[Array] = []
+    for i in range(rows.shape[-2]):
+        rest = rows[..., i, :]
+        for above in done:
+            rest = rest - above[..., i, None] * above
+        done.append(rest / jnp.sqrt(rest[..., i, None]))
+    return jnp.stack(done, axis=-2)
 
 
 def solve_lower(factor: Float[Array, "... i i"], b: Float[Array, "... i k"]) -> Float[Array, "... i k"]:

@@ -22,8 +22,7 @@ from optimality.core.result import Result
 from optimality.core.small_matrices import apply, cholesky, solve_cholesky
 from optimality.core.solve import AbstractDirect, Solution
 from optimality.planning.gaussian_risk import certainty_equivalent
-from optimality.planning.marginals import closed_loop
-from optimality.planning.quadratic_forms import forms, with_time
+from optimality.planning.mean_trajectory import mean_trajectory
 from optimality.planning.quadratic_value import QuadraticValue
 from optimality.planning.riccati import sweep
 from optimality.planning.stationary_riccati import stationary
@@ -117,17 +116,7 @@ def plan_linear(
     if problem.horizon is None:
         return _endless(problem, temperature, risk, tolerance, max_steps)
     swept = sweep(problem, temperature, risk)
-    n = swept.K.shape[-1]
-    closed = closed_loop(
-        with_time(forms(problem.arrays()).F, 2), jnp.concatenate([swept.K, swept.k[..., None]], axis=-1)
-    )
-
-    def body(x, closed):
-        return apply(closed[:, :n], x) + closed[:, n], x
-
-    last, states = jax.lax.scan(body, jnp.asarray(problem.initial_mean), closed)
-    controls = apply(swept.K, states) + swept.k
-    states = jnp.concatenate([states, last[None]])
+    states, controls = mean_trajectory(problem, swept, risk)
     result, stats = _diagnosis(swept, problem.horizon)
     objective = _objective(problem, swept.P[0], swept.p[0], swept.s[0], risk)
     details = LQRDetails(
@@ -198,7 +187,7 @@ def _smallest(Q_uu) -> dict[str, Any]:
 def explain_failure(solution: Solution) -> str:
     """Which step failed, for the error's text."""
     step, smallest = int(solution.stats.get("indefinite_step", -1)), float(solution.stats["smallest_eigenvalue"])
-    if solution.result == Result.NOT_POSITIVE_DEFINITE and not smallest <= 0.0:
+    if solution.result == Result.NOT_POSITIVE_DEFINITE and np.isnan(smallest):
         return (
             "The certainty equivalent of the cost-to-go is infinite: the risk is beyond the breakdown point, so take "
             "one nearer to zero, or less noise."

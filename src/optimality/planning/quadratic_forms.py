@@ -25,6 +25,8 @@ class Forms(NamedTuple):
 
 FORM_AXES = (2, 2, 2, 3)
 """Axes of each form without time."""
+STAGE_AXES = (2, 2, 1, 2, 2, 2, 2, 1, 1, 0, 3, 3, 2)
+"""Axes of each array of a stage without time, in the order of its leaves; channels, which may be absent, are last."""
 
 
 def forms(stage: Stage) -> Forms:

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 from optimality.core.small_matrices import (
     apply,
     cholesky,
+    factor_and_solve,
     log_determinant,
     product,
     solve_cholesky,
@@ -37,6 +38,7 @@ from optimality.core.small_matrices import (
 from optimality.planning.gaussian_risk import Ahead, certainty_equivalent, root, tilt
 from optimality.planning.quadratic_forms import (
     FORM_AXES,
+    STAGE_AXES,
     Forms,
     corner,
     forms,
@@ -45,7 +47,7 @@ from optimality.planning.quadratic_forms import (
     value_form,
     with_time,
 )
-from optimality.problems.linear_quadratic import LinearQuadratic
+from optimality.problems.linear_quadratic import LinearQuadratic, Stage
 
 _Tensor = Float[Array, "..."]
 _Number = Float[Array, ""]
@@ -69,28 +71,33 @@ def sweep(problem: LinearQuadratic, temperature: _Number | None, risk: _Number |
     assert horizon is not None
     ends = value_form(jnp.asarray(problem.Qf), jnp.asarray(problem.qf), jnp.asarray(problem.sf))
     discount = jnp.asarray(problem.discount, ends.dtype)
-    return _sweep(horizon, forms(problem.arrays()), ends, discount, temperature, risk)
+    return _sweep(horizon, jax.tree.map(jnp.asarray, problem.arrays()), ends, discount, temperature, risk)
+
+
+_LARGEST_PACKED = 24
+"""Rows up to which forms of all steps are laid out before the scan. Of larger ones each step assembles its own and
+finishes its gains, while they are in the cache: writing them all to memory takes as long as the computation."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _sweep(horizon: int, steps: Forms, ends, discount, temperature, risk) -> Sweep:
-    n = steps.W.shape[-1]
-    timed = Forms(*(_timed(x, d) for x, d in zip(steps, FORM_AXES, strict=True)))
+def _sweep(horizon: int, stage: Stage, ends, discount, temperature, risk) -> Sweep:
+    n, steps = stage.W.shape[-1], forms(stage)
+    packed = n <= _LARGEST_PACKED
     roots = None if risk is None else root(steps.W)
+    given, tree = jax.tree.flatten((steps if packed else stage, roots))
+    axes = (*(FORM_AXES if packed else STAGE_AXES)[: len(given) - (roots is not None)], 2)
+    moving = [None if x.ndim == dimensions else x for x, dimensions in zip(given, axes, strict=False)]
 
     def body(value, here):
-        step, noise_root = jax.tree.map(
-            lambda stored, moving: stored if moving is None else moving, (steps, roots), here, is_leaf=_absent
-        )
+        now = [fixed if moved is None else moved for fixed, moved in zip(given, here, strict=True)]
+        step, noise_root = jax.tree.unflatten(tree, now)
         ahead = value if risk is None else tilt(value, noise_root, risk)
-        new, solved = backward_step(step, ahead, discount)
-        return new, (value, solved)
+        new, solved = backward_step(step if packed else forms(step), ahead, discount)
+        return new, (new[:, :n], new[:, n], solved, None if packed else solved.gains())
 
-    moving = (timed, None if roots is None else _timed(roots, 2))
-    first, (values, solved) = jax.lax.scan(body, ends[:n], moving, length=horizon, reverse=True)
-    gains = -solve_lower_transposed(solved.factor, solved.half)
-    values = jnp.concatenate([first[None], values])
-    P, p = values[..., :n], values[..., n]
+    _, (P, p, solved, finished) = jax.lax.scan(body, ends[:n], moving, length=horizon, reverse=True)
+    gains = solved.gains() if finished is None else finished
+    P, p = jnp.concatenate([P, ends[None, :n, :n]]), jnp.concatenate([p, ends[None, :n, n]])
     constants = constant_terms(steps, P[1:], p[1:], solved, discount, temperature, risk)
 
     def accumulate(s, constant):
@@ -104,9 +111,10 @@ def _sweep(horizon: int, steps: Forms, ends, discount, temperature, risk) -> Swe
 
 @_sweep.defjvp
 def _sweep_jvp(horizon: int, primals, tangents) -> tuple[Sweep, Sweep]:
-    steps, ends, discount, temperature, risk = primals
-    d_steps, d_ends, d_discount, d_temperature, d_risk = tangents
+    stage, ends, discount, temperature, risk = primals
+    d_stage, d_ends, d_discount, d_temperature, d_risk = tangents
     swept = _sweep(horizon, *primals)
+    steps, d_steps = forms(stage), forms(d_stage)
     factor = cholesky(swept.Q_uu)
     n, m = steps.W.shape[-1], swept.Q_uu.shape[-1]
     F, _, W, S = (with_time(x, d) for x, d in zip(steps, FORM_AXES, strict=True))
@@ -184,6 +192,10 @@ class Solved(NamedTuple):
     factor: _Tensor
     half: _Tensor
 
+    def gains(self) -> _Tensor:
+        """`[K, k]`."""
+        return -solve_lower_transposed(self.factor, self.half)
+
 
 def backward_step(step: Forms, ahead: Float[Array, "n n1"], discount: _Number) -> tuple[Float[Array, "n n1"], Solved]:
     """`[P, p]` from that of the next state, `ahead`, without constants. W and temperature do not matter here."""
@@ -195,19 +207,9 @@ def backward_step(step: Forms, ahead: Float[Array, "n n1"], discount: _Number) -
     if S is not None:
         G = G + discount * jnp.sum(transposed_product(S[..., :-1], product(P[None], S)), axis=0)
     Q_uu = G[n:, n:-1]
-    factor = cholesky(Q_uu)
-    half = solve_lower(factor, jnp.concatenate([G[n:, :n], G[n:, -1:]], axis=1))
+    factor, half = factor_and_solve(Q_uu, jnp.concatenate([G[n:, :n], G[n:, -1:]], axis=1))
     new = jnp.concatenate([G[:n, :n], G[:n, -1:]], axis=1) - transposed_product(half[:, :n], half)
     return jnp.concatenate([symmetric(new[:, :n]), new[:, n:]], axis=1), Solved(Q_uu, factor, half)
-
-
-def _absent(x) -> bool:
-    return x is None
-
-
-def _timed(x: Any, dimensions: int) -> Any:
-    """What goes through the scan; constants are closed over."""
-    return None if x is None or x.ndim == dimensions else x
 
 
 def constant_terms(

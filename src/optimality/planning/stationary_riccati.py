@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from optimality.core.result import Result
-from optimality.core.small_matrices import product, solve_lower_transposed, symmetric
+from optimality.core.small_matrices import product, symmetric
 from optimality.planning.gaussian_risk import certainty_equivalent, root, tilt
 from optimality.planning.quadratic_forms import Forms, forms
 from optimality.planning.riccati import backward_step, constant_terms
@@ -58,12 +58,12 @@ def stationary(
     n = P.shape[-1]
     start = _ahead(P, jnp.zeros((n,), P.dtype), step.W, risk)
     _, at_zero = backward_step(step, start, discount)
-    K = -solve_lower_transposed(at_zero.factor, at_zero.half)[:, :n]
+    K = at_zero.gains()[:, :n]
     closed, channels = _closed_loop(step, P, K, risk)
     offset = backward_step(step, start, discount)[0][:, n]
     p = jnp.linalg.solve(jnp.eye(n, dtype=P.dtype) - discount * closed.T, offset)
     new, solved = backward_step(step, _ahead(P, p, step.W, risk), discount)
-    gains = -solve_lower_transposed(solved.factor, solved.half)
+    gains = solved.gains()
     once = jax.tree.map(lambda x: x[None], solved)
     constant = constant_terms(step, P[None], p[None], once, discount, temperature, risk)
     average = isinstance(problem.criterion, AverageReward)
@@ -169,7 +169,7 @@ def _fixed_point_jvp(max_steps: int, primals, tangents):
         return backward_step(step, _ahead(P, zero, step.W, risk), discount)
 
     (_, solved), (d_new, _) = jax.jvp(equation, (step, discount, risk), tangents[:3])
-    K = -solve_lower_transposed(solved.factor, solved.half)[:, :n]
+    K = solved.gains()[:, :n]
     closed, channels = _closed_loop(step, P, K, risk)
     return (P, count), (lyapunov(d_new[:, :n], closed, channels, discount), jnp.zeros_like(count))
 
