@@ -109,6 +109,7 @@ def pictures_and_tables() -> dict[str, str]:
         "results.md": results(),
         "metrics.md": metrics(),
         "speeds.md": speeds(),
+        "linear_quadratic_speeds.md": linear_quadratic_speeds(),
     }
 
 
@@ -224,6 +225,28 @@ def speeds() -> str:
         table.append(f"| {name}, SB3 2.9 | {' | '.join(cells)} | {reached(newest, f'{method}-sb3')} |")
     row = newest["speed", "ppo-ours-compiled"]
     return "\n".join(table) + f"\n\nCommit {row['commit']}; {row['machine']}; two cores, one thread of XLA and torch.\n"
+
+
+def linear_quadratic_speeds() -> str:
+    """The last run of benchmarks/linear_quadratic.py, ours beside the peers that did the same work."""
+    path = Path(__file__).parents[1] / "benchmarks" / "results" / "linear_quadratic.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    peers = {
+        "numpy_ms": "NumPy and LAPACK",
+        "scan_ms": "`scan` with `dot`",
+        "autodiff_ms": "autodiff through the scan",
+        "dynamax_ms": "dynamax",
+        "scipy_ms": "SciPy",
+        "control_ms": "python-control",
+    }
+    table = ["| CPU milliseconds | ours | first call, s | others | times faster |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        others = {name: row[key] for key, name in peers.items() if row.get(key) is not None}
+        listed = ", ".join(f"{name} {value:.3g}" for name, value in others.items())
+        times = ", ".join(f"{value / row['ms']:.2g}" for value in others.values())
+        table.append(f"| {row['case']} | {row['ms']:.3g} | {row['compile_s']:.1f} | {listed} | {times} |")
+    row = rows[0]
+    return "\n".join(table) + f"\n\nCommit {row['commit']}; {row['machine']}; one thread each.\n"
 
 
 def reached(newest: dict, case: str) -> str:
