@@ -167,7 +167,7 @@ def batches(record):
     host = [timed_problem(n, m, seed) for seed in range(4)]
     numpy_cpu = np.mean([best(lambda one=one: numpy_gains(one), 2)[0] for one in host]) * count
     for dtype in (np.float64, np.float32):
-        stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack([x[i % 4] for i in range(count)]), dtype), *host)
+        stacked = cast_floats(jax.tree.map(lambda *x: np.concatenate([np.stack(x)] * (count // 4)), *host), dtype)
         for name, over in (("vmap", jax.vmap(our_gains)), ("map", lambda batch: jax.lax.map(our_gains, batch))):
             run = jax.jit(over)
             cpu, wall, compile_s = best(lambda run=run, stacked=stacked: run(stacked), 2)
