@@ -6,7 +6,7 @@ Figures are the fewest CPU milliseconds of a process (all threads) over many cal
 beside where threads matter. The work of each row is the same on both sides: gains are K, k and P, p of a time-varying
 problem of 1,000 steps; NumPy's loop calls LAPACK and BLAS and is the floor for large n. `scan` is the obvious JAX code,
 one `dot` a product and LAPACK's Cholesky, also the reference for gradients. A peer that is not installed is printed as
-absent. Peers run on the threads they take; for one thread each set OMP_NUM_THREADS=1 and NPROC=1, as the table was made.
+absent. Peers run on the threads they take; the table was made with one each, OMP_NUM_THREADS=1 and NPROC=1.
 """
 
 import importlib
