@@ -27,11 +27,10 @@ from optimality.core.numerics import at_precision, is_traced
 from optimality.core.small_matrices import (
     apply,
     cholesky,
-    factor_and_solve,
     log_determinant,
     product,
     solve_cholesky,
-    solve_lower_transposed,
+    solve_lower,
     symmetric,
 )
 from optimality.problems.linear_quadratic import LinearQuadratic
@@ -125,8 +124,7 @@ def condition(predicted: Float[Array, "n n"], C: Float[Array, "p n"], V: Float[A
     """Gain, the covariance after an observation, and that of the innovation."""
     seen = product(C, predicted)
     innovation = symmetric(product(seen, C.T) + V)
-    factor, half = factor_and_solve(innovation, seen)
-    gain = solve_lower_transposed(factor, half).T
+    gain = solve_cholesky(cholesky(innovation), seen).T
     left = jnp.eye(predicted.shape[0], dtype=predicted.dtype) - product(gain, C)
     return gain, _sum_of_squares(left, predicted, gain, V), innovation
 
@@ -139,9 +137,10 @@ def _sum_of_squares(a: Array, P: Array, b: Array, V: Array) -> Float[Array, "n n
 
 def log_normal(deviation: Float[Array, "time p"], covariance: Float[Array, "time p p"]) -> Float[Array, " time"]:
     """`log N(deviation; 0, covariance)` of each time."""
-    factor, whitened = factor_and_solve(covariance, deviation[..., None])
+    factor = cholesky(covariance)
+    whitened = solve_lower(factor, deviation[..., None])[..., 0]
     constant = deviation.shape[-1] * math.log(2.0 * math.pi)
-    return -0.5 * (jnp.sum(whitened * whitened, axis=(-2, -1)) + log_determinant(factor) + constant)
+    return -0.5 * (jnp.sum(whitened * whitened, axis=-1) + log_determinant(factor) + constant)
 
 
 def inputs(process: Any, controls: Float[Array, "time m"]) -> Float[Array, "time n"]:
