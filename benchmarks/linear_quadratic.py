@@ -99,7 +99,7 @@ def laid_out(problem):
 
 
 def lapack_gains(F, C, P, p):
-    """Two products and one `posv` a step: nothing that NumPy and LAPACK could do without. The floor for large n."""
+    """Two products and one `posv` a step; keeps the last P and p only, ours those of all times. The floor."""
     n, z = F.shape[1:]
     gains = np.empty((STEPS, z - n - 1, n + 1))
     columns = [*range(n), z - 1]
