@@ -11,7 +11,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 LARGEST_PRODUCT = 13
-"""Rows up to which a sum of products is faster than `dot`; measured by `benchmarks/linear_quadratic.py`."""
+"""Rows up to which a sum of products is faster than `dot` in a scan; with 14 to 16 rows the two are about equal."""
 LARGEST_FACTOR = 8
 """Rows up to which a factor is written out, as its code grows with their cube."""
 
