@@ -2,10 +2,10 @@
 
     delta(s, a) = r + E[V(s') | s, a] - V(s) = r + (E[psi(s') | s, a] - psi(s))' v,        V(s) = v' psi(s)
 
-REPS puts the error inside an exponential, where the expectation over next states must stand too (Peters, Muelling and Altun
-2010, section 2.3). With one sampled next state in its place the method does not become exact as the data grow: it maximizes
-the certainty equivalent `eta log E exp(V(s') / eta)`, counts on luck, and where next states are random may end near the worst
-policy. So the expectation is an input with estimators:
+REPS puts the error inside an exponential, where the expectation over next states must stand too (Peters, Muelling and
+Altun 2010, section 2.3). With one sampled next state in its place the method does not become exact as the data grow:
+it maximizes the certainty equivalent `eta log E exp(V(s') / eta)`, counts on luck, and where next states are random
+may end near the worst policy. So the expectation is an input with estimators:
 
     single_sample     the sampled next state: exact where nothing is random, biased elsewhere at every number of samples
     pair_average      the mean over all samples of the same (s, a): consistent where pairs repeat
@@ -39,11 +39,12 @@ def with_resets(
     terminated: Mask | None = None,
     discount: Real = 1.0,
 ) -> Features:
-    """`discount psi(s') + (1 - discount) mean psi(s0)`, with `mean psi(s0)` for `psi(s')` where the transition terminated.
+    """`discount psi(s') + (1 - discount) mean psi(s0)`, with `mean psi(s0)` for `psi(s')` where the transition
+    terminated.
 
     This is the next state of a process that starts again: after a termination at once, otherwise with probability
-    `1 - discount`. For the average reward of an environment with a time limit give `discount = 1 - 1 / limit`. A truncated
-    transition has a next state like any other, so that truncation is not asked for.
+    `1 - discount`. For the average reward of an environment with a time limit give `discount = 1 - 1 / limit`. A
+    truncated transition has a next state like any other, so that truncation is not asked for.
 
     Args:
         next_features: `[N, K]`, of the true next states.
@@ -109,8 +110,8 @@ def _pair_index(states, actions):
 def pair_average(next_features: Features, pair: Indices, number: int, *, valid: Mask | None = None) -> Features:
     """The mean of `next_features` over the samples of the same pair: the expectation under the empirical dynamics.
 
-    The Bellman errors with it are those of the empirical model; rewards that are random are averaged by the same function.
-    A pair seen once keeps its own sample, and with it the bias of `single_sample`.
+    The Bellman errors with it are those of the empirical model; rewards that are random are averaged by the same
+    function. A pair seen once keeps its own sample, and with it the bias of `single_sample`.
 
     Args:
         next_features: `[N, K]`.
@@ -192,9 +193,11 @@ def _ridge(next_features, inputs, penalty, valid):
 def from_model(
     problem: TabularMDP, features: Float[Array | np.ndarray, "states features"], state: Indices, action: Indices
 ) -> Features:
-    """`E[psi(s') | s, a]` of a known table, with the mean of `psi` under the initial law where the transition terminates.
+    """`E[psi(s') | s, a]` of a known table, with the mean of `psi` under the initial law where the transition
+    terminates.
 
-    The discount is not in it; `with_resets(..., discount=)` puts it there, and the result is then what `ExactREPS` uses.
+    The discount is not in it; `with_resets(..., discount=)` puts it there, and the result is then what `ExactREPS`
+    uses.
 
     Args:
         problem: any criterion.

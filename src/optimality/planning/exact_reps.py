@@ -1,21 +1,21 @@
-"""Relative entropy policy search with a known model (Peters, Muelling and Altun 2010): the best policy within a bound on the
-information lost, again and again.
+"""Relative entropy policy search with a known model (Peters, Muelling and Altun 2010): the best policy within a bound
+on the information lost, again and again.
 
     max_p  sum p(s, a) r(s, a)        subject to  sum_a p(s', a) = sum p(s, a) P'(s' | s, a),   sum p = 1,
                                                   KL(p || q) <= epsilon,    q(s, a) = mu_pi(s) pi(a | s)
     p = q exp(delta / eta) / Z,       delta = r + E' V(s') - V(s),       pi_new(a | s) = p(s, a) / sum_b p(s, b)
 
-`mu_pi` is the stationary law of the process `P'` under the policy (`stationary_process`: the problem's own for average reward,
-with restarts from the initial law where it is discounted). `(eta, V)` are the multipliers of bound and stationarity, the
-minimum of the dual `eta epsilon + eta log E_q exp(delta / eta)`, whose value is the reward of the new policy. The constraints
-of all states but one are kept: V is determined up to a constant, which cancels.
+`mu_pi` is the stationary law of the process `P'` under the policy (`stationary_process`: the problem's own for
+average reward, with restarts from the initial law where it is discounted). `(eta, V)` are the multipliers of bound
+and stationarity, the minimum of the dual `eta epsilon + eta log E_q exp(delta / eta)`, whose value is the reward of
+the new policy. The constraints of all states but one are kept: V is determined up to a constant, which cancels.
 
-`q` satisfies the constraints, so that the reward never falls. Once the best policy of all is within the bound, the temperature
-is zero and the search has ended: after finitely many iterations, fewer than ten at an epsilon near one.
+States that lose all their mass keep their policy. `q` satisfies the constraints, so that the reward never falls. Once
+the best policy of all is within the bound, the temperature is zero and the search has ended: after finitely many
+iterations, fewer than ten at an epsilon near one.
 """
 
 from dataclasses import KW_ONLY
-from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
@@ -24,36 +24,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from optimality.core.information_projection import InformationProjection, information_projection
-from optimality.core.numerics import Real, at_precision, is_traced
+from optimality.core.numerics import Real, is_traced
 from optimality.core.result import Result
 from optimality.core.solve import RUNNING, AbstractDirect, Solution
 from optimality.planning.backups import action_values, require_criterion
 from optimality.planning.policy_evaluation import PolicyEvaluation, UnderPolicy
 from optimality.planning.policy_iteration import evaluate_exactly
-from optimality.planning.stationary_process import (
-    AfterTermination,
-    Process,
-    as_process,
-    require_recurrent,
-    stationary_law,
-)
+from optimality.planning.reps_step import expected_reward, extended, project, require_endless, stationary_mass
+from optimality.planning.stationary_process import AfterTermination, Process, as_process, require_recurrent
 from optimality.policies.tabular import TabularPolicy
 from optimality.problems.criterion import AverageReward, Discounted
 from optimality.problems.tabular import TabularMDP
-
-LOST = 1e-9
-"""A state that keeps less than this of its mass keeps its policy: what would be best there was not asked."""
 
 
 class ExactREPSDetails(eqx.Module):
     """The course of the search, iterations after the last as NaN, and its last projection.
 
-    `expected_reward [iterations + 1]` is each policy's reward per step under its own stationary law, from the first policy on;
-    `temperature`, `kl` and `dual` `[iterations]` belong to the projections. `log_p [S, A]` and `v [S]` are the last solution and
-    its value weights, 0 in the last state. `upper_bound` is `max (r + E' V - V)`, the least of all iterations: no policy within
-    the first one's support has a larger reward per step. `q` are the action values of the solution's policy and value, and `gain`
-    its reward per step (of the discounted occupancy, normalized, where the problem is discounted).
+    `expected_reward [iterations + 1]` is each policy's reward per step under its own stationary law, from the first
+    policy on; `temperature`, `kl` and `dual` `[iterations]` belong to the projections. `log_p [S, A]` and `v [S]` are
+    the last solution and its value weights, 0 in the last state. `upper_bound` is `max (r + E' V - V)`, the least of
+    all iterations: no policy within the first one's support has a larger reward per step. `q` are the action values
+    of the solution's policy and value, and `gain` its reward per step (of the discounted occupancy, normalized, where
+    the problem is discounted).
     """
 
     expected_reward: Float[Array, " policies"]
@@ -70,9 +62,10 @@ class ExactREPSDetails(eqx.Module):
 class ExactREPS(AbstractDirect[TabularMDP]):
     """REPS on a table, every expectation exact; average reward, or discounted with restarts from the initial law.
 
-    For average reward every state must be recurrent under the first policy: what it never visits is never improved. Where
-    transitions of a discounted problem terminate, `after_termination` says what follows; with `restart` the objective is
-    reward per step of a process that starts again at once, as in learning from episodes, and a policy may gain by ending early.
+    For average reward every state must be recurrent under the first policy: what it never visits is never improved.
+    Where transitions of a discounted problem terminate, `after_termination` says what follows; with `restart` the
+    objective is reward per step of a process that starts again at once, as in learning from episodes, and a policy
+    may gain by ending early.
     """
 
     _: KW_ONLY
@@ -85,25 +78,23 @@ class ExactREPS(AbstractDirect[TabularMDP]):
     iterations: int = eqx.field(static=True, default=1_000)
     """Bound on the iterations."""
     tolerance: Real = 1e-9
-    """The search also ends where the upper bound is within this of the reward per step, relative to the largest reward."""
+    """The search ends where no bound holds it back and the reward per step grows by less, or has come as near to its
+    upper bound; relative to the rewards' range."""
 
     accepts: ClassVar[tuple[type, ...]] = (AverageReward, Discounted)
 
     def __check_init__(self):
         if not is_traced(self.epsilon) and not 0.0 < float(jnp.asarray(self.epsilon)) < np.inf:
             raise ValueError(
-                f"epsilon must be positive and finite, but {self.epsilon} was given: it bounds the information lost in an "
-                "iteration, in nats; 0.1 is careful, 1 is bold."
+                f"epsilon must be positive and finite, but {self.epsilon} was given: it bounds the information lost in "
+                "an iteration, in nats; 0.1 is careful, 1 is bold."
             )
         if not isinstance(self.iterations, int) or self.iterations < 1:
             raise ValueError(f"iterations must be a whole number, at least 1, but {self.iterations!r} was given.")
 
     def check(self, problem: Any) -> None:
-        if isinstance(problem, TabularMDP) and not isinstance(problem.criterion, self.accepts):
-            raise ValueError(
-                f"ExactREPS needs a process that goes on for ever, but the criterion is {type(problem.criterion).__name__}: use "
-                "AverageReward(), or Discounted(1 - 1 / H) for episodes of about H steps, after each of which it starts again."
-            )
+        if isinstance(problem, TabularMDP):
+            require_endless(problem)
         require_criterion(self, problem, self.accepts)
         if self.prior not in ("uniform", "problem"):
             raise ValueError(f"prior must be 'uniform' or 'problem', but {self.prior!r} was given.")
@@ -119,7 +110,7 @@ class ExactREPS(AbstractDirect[TabularMDP]):
     def compute(self, problem: TabularMDP, key=None) -> Solution:
         states, _ = problem.shape
         process = as_process(problem, self.after_termination)
-        log_first = _extended(problem.log_base(self.prior), process)
+        log_first = extended(problem.log_base(self.prior), process)
         end = _search(process, log_first, self.epsilon, self.tolerance, self.iterations)
         log_policy = end.log_policy[:states]
         code = end.code
@@ -145,93 +136,12 @@ class ExactREPS(AbstractDirect[TabularMDP]):
     def explain(self, problem: Any, solution: Solution) -> str:
         if solution.result is not Result.ITERATION_LIMIT:
             return ""
-        details = solution.details
+        steps, details = int(solution.stats["steps"]), solution.details
         return (
-            f"After {int(solution.stats['steps'])} iterations the reward per step is {float(details.gain):.6g} and at most "
-            f"{float(details.upper_bound):.6g} is possible: raise iterations or epsilon, or take what was reached with throw=False."
+            f"After {steps} iterations the reward per step is {float(details.gain):.6g}, and at most "
+            f"{float(details.upper_bound):.6g} is possible: raise iterations or epsilon, or take what was reached with "
+            "throw=False."
         )
-
-
-class REPSStep(NamedTuple):
-    """One update: the new policy, `log_p [S, A]`, the value weights `v [features]` and the projection with its certificate.
-    `upper_bound` is `max (r + E' V - V)`: no policy has more reward per step than this, whatever the features."""
-
-    policy: TabularPolicy
-    log_p: Float[Array | np.ndarray, "states actions"]
-    v: Float[Array | np.ndarray, " features"]
-    upper_bound: Float[Array | np.ndarray | np.generic, ""]
-    projection: InformationProjection
-
-
-def reps_step(
-    problem: TabularMDP,
-    policy: TabularPolicy,
-    *,
-    epsilon: Real | None = None,
-    temperature: Real | None = None,
-    features: Float[Array | np.ndarray, "states features"] | None = None,
-    after_termination: AfterTermination = "restart",
-) -> REPSStep:
-    """One iteration of `ExactREPS`, with a bound or at a given temperature.
-
-    With coarse `features` only their averages need be stationary, `sum p (E' psi(s') - psi(s)) = 0`: `p` is then no
-    state law of any policy, and the dual value over-estimates what the new policy gets.
-
-    Args:
-        problem: average reward or discounted.
-        policy: the old policy, the same at every step.
-        epsilon: bound on `KL(p || q)`, or
-        temperature: its price, in units of reward.
-        features: `[S, K]`; by default one for each state but the last, which is exact.
-        after_termination: as in `ExactREPS`.
-
-    Raises:
-        ValueError: a criterion that ends, shapes that do not agree, both or neither of epsilon and temperature.
-    """
-    require_criterion(ExactREPS(after_termination=after_termination), problem, ExactREPS.accepts)
-    states, _ = problem.shape
-    if policy.log_probabilities.shape != problem.shape:
-        raise ValueError(
-            f"the policy's table is {policy.log_probabilities.shape}, but the problem has {problem.shape}."
-        )
-    if features is not None and jnp.shape(features)[:1] != (states,):
-        raise ValueError(f"features must be [S, K] with S = {states}, but their shape is {jnp.shape(features)}.")
-    bound = {"epsilon": epsilon, "temperature": temperature}
-    bound = {name: value for name, value in bound.items() if value is not None}
-    if len(bound) != 1:
-        raise ValueError(f"give epsilon or temperature, one of the two: {epsilon=}, {temperature=} were given.")
-    step = at_precision(partial(_step, after_termination), problem, policy, bound, features)
-    if is_traced(step):
-        return step
-    return eqx.tree_at(lambda step: step.projection.result, step, Result.of(step.projection.result))
-
-
-@partial(jax.jit, static_argnums=0)
-def _step(after_termination, problem, policy, bound, features) -> REPSStep:
-    states, _ = problem.shape
-    process = as_process(problem, after_termination)
-    log_policy = _extended(jnp.asarray(policy.log_probabilities), process)
-    dtype = process.reward.dtype
-    features = (
-        jnp.eye(states, dtype=dtype)[:, : process.law.shape[0] - 1] if features is None else jnp.asarray(features)
-    )
-    waiting = jnp.zeros((process.law.shape[0] - states, features.shape[1]), dtype)
-    features = jnp.concatenate([features, waiting])
-    possible = ~jnp.isneginf(_extended(problem.log_base("uniform"), process))
-    projection, log_p, log_policy, bound = _project(
-        process, log_policy, _mass(process, log_policy), features, possible, **bound
-    )
-    new = TabularPolicy(log_policy[:states])
-    return REPSStep(new, log_p[:states], projection.multipliers, bound, projection)
-
-
-def _extended(log_policy, process: Process):
-    """With the state after termination, where the process has one."""
-    states, actions = log_policy.shape
-    if process.law.shape[0] == states:
-        return log_policy
-    only = jnp.where(jnp.arange(actions) == 0, 0.0, -jnp.inf).astype(log_policy.dtype)
-    return jnp.concatenate([log_policy, only[None]])
 
 
 class _Loop(NamedTuple):
@@ -257,13 +167,13 @@ def _search(process: Process, log_first, epsilon, tolerance, iterations: int) ->
     features = jnp.eye(states, dtype=dtype)[:, :-1]
 
     def body(loop: _Loop) -> _Loop:
-        projection, log_p, log_policy, bound = _project(
+        projection, log_p, log_policy, bound = project(
             process, loop.log_policy, loop.mass, features, possible, epsilon=epsilon
         )
         best = (projection.result == Result.COLLAPSED) | (projection.result == Result.CONSTRAINT_INACTIVE)
-        mass = _mass(process, log_policy)
-        gain = _reward(process, log_policy, mass)
-        better = (gain > loop.gain) & (projection.kl <= 1.001 * epsilon)  # the reward is exact, whatever the weights are
+        mass = stationary_mass(process, log_policy)
+        gain = expected_reward(process, log_policy, mass)
+        better = (gain > loop.gain) & (projection.kl <= 1.001 * epsilon)  # exactly so, whatever the weights are
         accepted = best | (projection.result == Result.CONVERGED) | better
         log_policy, mass, gain = jax.tree.map(
             lambda new, old: jnp.where(accepted, new, old),
@@ -274,14 +184,15 @@ def _search(process: Process, log_first, epsilon, tolerance, iterations: int) ->
         steps = loop.steps + 1
         code = jnp.where(steps >= iterations, Result.ITERATION_LIMIT, RUNNING)
         code = jnp.where(accepted, code, projection.result)
-        code = jnp.where(best | (upper_bound - gain <= near), Result.CONVERGED, code).astype(jnp.int32)
-        projected = jnp.stack([projection.temperature, projection.kl, projection.dual])
+        ended = (best & (gain - loop.gain <= near)) | (upper_bound - gain <= near)
+        code = jnp.where(ended, Result.CONVERGED, code).astype(jnp.int32)
+        projected = jnp.stack([jnp.asarray(x) for x in (projection.temperature, projection.kl, projection.dual)])
         course = loop.course.at[0, steps].set(gain).at[1:, loop.steps].set(projected)
         v = jnp.concatenate([projection.multipliers, jnp.zeros(1, dtype)])
         return _Loop(log_policy, mass, gain, upper_bound, log_p, v, course, steps, code)
 
-    mass = _mass(process, log_first)
-    gain = _reward(process, log_first, mass)
+    mass = stationary_mass(process, log_first)
+    gain = expected_reward(process, log_first, mass)
     course = jnp.full((4, iterations + 1), jnp.nan, dtype).at[0, 0].set(gain)
     start = _Loop(
         log_first,
@@ -295,26 +206,3 @@ def _search(process: Process, log_first, epsilon, tolerance, iterations: int) ->
         jnp.asarray(RUNNING, jnp.int32),
     )
     return jax.lax.while_loop(lambda loop: loop.code == RUNNING, body, start)
-
-
-def _mass(process: Process, log_policy):
-    return stationary_law(jnp.einsum("sa,sat->st", jnp.exp(log_policy), process.law))
-
-
-def _reward(process: Process, log_policy, mass):
-    return jnp.sum(mass * jnp.sum(jnp.exp(log_policy) * process.reward, axis=1))
-
-
-def _project(process: Process, log_policy, mass, features, possible, **bound):
-    """The projection, `log p [S, A]`, its policy, and the upper bound of the reward per step that its V gives."""
-    log_q = jnp.log(mass)[:, None] + log_policy
-    moments = process.law @ features - features[:, None, :]
-    projection = information_projection(
-        process.reward.reshape(-1), moments.reshape(log_q.size, -1), log_base=log_q.reshape(-1), **bound
-    )
-    log_p = projection.log_p.reshape(log_q.shape)
-    log_mass = jax.nn.logsumexp(log_p, axis=1, keepdims=True)
-    kept = jnp.exp(log_mass) > LOST * mass[:, None]
-    new = jnp.where(kept, log_p - jnp.where(kept, log_mass, 0.0), log_policy)
-    delta = process.reward + moments @ projection.multipliers
-    return projection, log_p, new, jnp.max(jnp.where(possible, delta, -jnp.inf))

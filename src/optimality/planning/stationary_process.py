@@ -4,9 +4,10 @@
     discounted        P'(s' | s, a) = discount P(s' | s, a) + (1 - discount) mu0(s')
 
 The discount is a chance of starting again from the initial law `mu0`; the stationary law of `P'` is then the discounted
-occupancy times `1 - discount` (Puterman 1994, section 6.9; van Hoof, Neumann and Peters 2017, section 2). What terminated
-either starts again at once (`restart`), or waits without reward for that chance in one state more (`wait`). Only the second
-has the discounted sum of rewards as its objective: the first is that sum over the expected discounted length of an episode.
+occupancy times `1 - discount` (Puterman 1994, section 6.9; van Hoof, Neumann and Peters 2017, section 2). What
+terminated either starts again at once (`restart`), or waits without reward for that chance in one state more
+(`wait`). Only the second has the discounted sum of rewards as its objective: the first is that sum over the expected
+discounted length of an episode.
 """
 
 from typing import Literal, NamedTuple
@@ -59,9 +60,9 @@ def ended_mass(problem: TabularMDP) -> Float[Array, "states actions"]:
 def stationary_law(transition: Float[Array, "states successors"]) -> Float[Array, " states"]:
     """The stationary law of a chain with one recurrent class, each entry to its own relative precision.
 
-    By elimination of states without subtractions (Grassmann, Taksar and Heyman 1985), in the order of a dense solve, so that
-    a transient state never stays behind; states of mass 1e-30 are as exact as the others. With several recurrent classes it
-    is the law of one of them.
+    By elimination of states without subtractions (Grassmann, Taksar and Heyman 1985), in the order of a dense solve,
+    so that a transient state never stays behind; states of mass 1e-30 are as exact as the others. With several
+    recurrent classes it is the law of one of them.
     """
     states = transition.shape[0]
     identity = jnp.eye(states, dtype=transition.dtype)
@@ -90,7 +91,8 @@ def stationary_law(transition: Float[Array, "states successors"]) -> Float[Array
 
 
 def require_recurrent(problem: TabularMDP, taken: Bool[np.ndarray, "states actions"]) -> None:
-    """Raises `ValueError` where a policy that takes these actions does not come back to some state. Concrete problems."""
+    """Raises `ValueError` where a policy that takes these actions does not come back to some state. Concrete
+    problems."""
     outcomes = problem.outcomes()
     taken = taken[outcomes.state, outcomes.action] & (outcomes.probability > 0.0)
     moves = np.zeros((problem.shape[0],) * 2, bool)
@@ -101,15 +103,15 @@ def require_recurrent(problem: TabularMDP, taken: Bool[np.ndarray, "states actio
     leaves = np.unique(label[np.nonzero(moves & (label[:, None] != label[None, :]))[0]])
     closed = np.setdiff1d(np.arange(number), leaves)
     if closed.size > 1:
-        names = [f"state {int(np.flatnonzero(label == one)[0])}" for one in closed[:2]]
+        names = " and ".join(f"state {int(np.flatnonzero(label == one)[0])}" for one in closed[:2])
         raise ValueError(
-            f"the first policy has {closed.size} recurrent classes (of {' and '.join(names)}, among others), between which it "
-            "never moves: average reward assumes one. Use Discounted(discount), or solve each class by itself."
+            f"the first policy has {closed.size} recurrent classes (of {names}, for example), between which it never "
+            "moves: average reward assumes one. Use Discounted(discount), or solve each class by itself."
         )
     transient = np.flatnonzero(label != closed[0])
     shown = ", ".join(str(state) for state in transient[:8]) + (", ..." if transient.size > 8 else "")
     raise ValueError(
-        f"REPS improves a policy where it goes, and the first one leaves {transient.size} of {problem.shape[0]} states for "
-        f"good: {shown}. Use Discounted(discount) with an `initial` law over them, leave them out of the problem, or give "
-        "log_prior (prior='problem') a first policy that comes back to them."
+        f"REPS improves a policy where it goes, and the first one leaves {transient.size} of {problem.shape[0]} states "
+        f"for good: {shown}. Use Discounted(discount) with an initial law over them, leave them out of the problem, or "
+        "give a first policy that comes back to them (log_prior and prior='problem')."
     )

@@ -44,9 +44,10 @@ def river_swim(
     """Swim right against the current for a reward of 1, or drift left for 0.005 (Strehl and Littman 2008).
 
     Action 0 drifts left for sure, in the first state for the small reward. Action 1 swims: up with probability `ahead`
-    (`from_first` from the first state), back with `back` (`from_last` from the last), else it stays. In the last state it
-    is paid 1 for `reward_for="swimming"`, or for `"staying"` there only. Nothing terminates. With `ahead=0.9,
-    from_first=0.9, from_last=0.1, reward_for="staying"` it is the milder river of Bas-Serrano et al. 2021.
+    (`from_first` from the first state), back with `back` (`from_last` from the last), else it stays. In the last
+    state it is paid 1 for `reward_for="swimming"`, or for `"staying"` there only. Nothing terminates. With
+    `ahead=0.9, from_first=0.9, from_last=0.1, reward_for="staying"` it is the milder river of Bas-Serrano et al.
+    2021.
     """
     _whole("length", length, 2)
     if reward_for not in ("swimming", "staying"):
@@ -71,9 +72,9 @@ def two_state(stochastic: bool = False, *, criterion: Criterion | None = None) -
     """Two states and two actions (Bagnell and Schneider 2003): action `a` leads to state `a`, and staying is paid, 1 in
     the first state and 2 in the second. Nothing terminates.
 
-    With `stochastic` it is the problem that one sampled next state gets wrong (Bas-Serrano et al. 2021): in state 0 action
-    0 stays for a reward of 1, action 1 is paid 6 and leads to state 1; there every action costs 3 and leads to either
-    state alike. Leaving is worth nothing on average, but half of all samples of what follows look free.
+    With `stochastic` it is the problem that one sampled next state gets wrong (Bas-Serrano et al. 2021): in state 0
+    action 0 stays for a reward of 1, action 1 is paid 6 and leads to state 1; there every action costs 3 and leads to
+    either state alike. Leaving is worth nothing on average, but half of all samples of what follows look free.
     """
     if stochastic:
         rows = [(0, 0, 0, 1.0, 1.0, False), (0, 1, 1, 1.0, 6.0, False)]
@@ -104,8 +105,8 @@ def double_chain(length: int = 5, *, criterion: Criterion | None = None) -> Tabu
     """Two corridors from one first state (Furmston and Barber 2010), of `length` states each with that one.
 
     Action 0 goes one step on, from the first state along the first corridor, and stays at an end, where it is paid
-    `2 length` in the first corridor and `length` in the second. Action 1 goes back to the first state and is paid 2; from
-    there it enters the second corridor, for a reward of 2. Nothing terminates.
+    `2 length` in the first corridor and `length` in the second. Action 1 goes back to the first state and is paid 2;
+    from there it enters the second corridor, for a reward of 2. Nothing terminates.
     """
     _whole("length", length, 3)
     rows = [(0, 0, 1, 1.0, 0.0, False), (0, 1, length, 1.0, 2.0, False)]
