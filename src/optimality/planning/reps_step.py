@@ -131,13 +131,29 @@ def expected_reward(process: Process, log_policy, mass):
 def project(process: Process, log_policy, mass, features, possible, **bound):
     """The projection, `log p [S, A]`, its policy, and the upper bound of the reward per step that its V gives."""
     log_q = jnp.log(mass)[:, None] + log_policy
-    moments = process.law @ features - features[:, None, :]
+    expected = (process.law @ features).reshape(log_q.size, -1)
+    here = jnp.repeat(features, log_q.shape[1], axis=0)
+    moments = feature_changes(here, expected).reshape(*log_q.shape, -1)
     projection = information_projection(
         process.reward.reshape(-1), moments.reshape(log_q.size, -1), log_base=log_q.reshape(-1), **bound
     )
-    log_p = jnp.asarray(projection.log_p).reshape(log_q.shape)
+    log_p = jax.nn.log_softmax(projection.log_p).reshape(log_q.shape)  # at a large exponent rounding shows in the sum
     log_mass = jax.nn.logsumexp(log_p, axis=1, keepdims=True)
     kept = jnp.exp(log_mass) > LOST * mass[:, None]
     new = jnp.where(kept, jnp.minimum(log_p - jnp.where(kept, log_mass, 0.0), 0.0), log_policy)
     delta = process.reward + moments @ projection.multipliers
     return projection, log_p, new, jnp.max(jnp.where(possible, delta, -jnp.inf))
+
+
+def feature_changes(
+    features: Float[Array, "samples features"], expected_next: Float[Array, "samples features"]
+) -> Float[Array, "samples features"]:
+    """`E psi(s') - psi(s)`, with exact zeros where a feature never changes by more than its rounding.
+
+    A constant feature cancels. What rounding leaves of it, once scaled to unit size as the projection scales every
+    moment, would be a constraint like any other, and a senseless one.
+    """
+    change = expected_next - features
+    size = jnp.maximum(jnp.max(jnp.abs(features), axis=0), jnp.max(jnp.abs(expected_next), axis=0))
+    rounding = 64 * jnp.finfo(change.dtype).eps * size
+    return jnp.where((jnp.max(jnp.abs(change), axis=0) <= rounding)[None, :], 0.0, change)
