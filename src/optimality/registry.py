@@ -91,6 +91,9 @@ LEARNERS = (
         f"{_LEARNING}.soft_q_learning:SoftQLearning",
         "maximum-entropy action values from a replay, or a table of them",
     ),
+    Entry(
+        "reps", f"{_LEARNING}.reps:REPS", "relative entropy policy search: Gaussian policies, bounded information loss"
+    ),
     Entry("dqn", f"{_LEARNING}.soft_q_learning:dqn", "the deep Q-network: temperature 0, epsilon-greedy"),
 )
 """Methods of `optimality train`: classes, or presets that make one."""
@@ -100,7 +103,16 @@ DEFAULT_LEARNER = "ppo"
 SAVED = {
     "tabular-policy": "optimality.policies.tabular:TabularPolicy",
     "affine-gaussian": "optimality.policies.affine_gaussian:AffineGaussian",
+    "linear-gaussian": "optimality.policies.linear_gaussian:LinearGaussian",
+    "parameter-noise-gaussian": "optimality.policies.parameter_noise_gaussian:ParameterNoiseGaussian",
+    "constant-features": "optimality.policies.features:ConstantFeatures",
+    "identity-features": "optimality.policies.features:IdentityFeatures",
+    "polynomial-features": "optimality.policies.features:PolynomialFeatures",
+    "one-hot-features": "optimality.policies.features:OneHotFeatures",
+    "radial-features": "optimality.policies.kernel_features:RadialFeatures",
+    "fourier-features": "optimality.policies.kernel_features:FourierFeatures",
     "affine-gaussian-policy": "optimality.sampling.affine_gaussian_policy:AffineGaussianPolicy",
+    "linear-gaussian-policy": "optimality.sampling.linear_gaussian_policy:LinearGaussianPolicy",
     "actor-policy": f"{_LEARNING}.actor:ActorPolicy",
     "actor": f"{_LEARNING}.actor:Actor",
     "soft-q-policy": f"{_LEARNING}.action_values:SoftQPolicy",
