@@ -8,14 +8,20 @@ from optimality import (
     AverageReward,
     Discounted,
     FiniteHorizon,
+    PolicyEvaluation,
+    TabularPolicy,
+    UnderPolicy,
     UntilTermination,
     ValueIteration,
     chain,
     deep_sea,
+    double_chain,
     gridworld,
     random_mdp,
     river_swim,
+    single_chain,
     solve,
+    two_state,
 )
 
 
@@ -67,6 +73,59 @@ def test_river_swim():
     assert mdp.reward[3, 1] == 1.0
 
 
+def test_milder_river_swim():
+    mdp = river_swim(4, ahead=0.9, from_first=0.9, from_last=0.1, reward_for="staying", criterion=AverageReward())
+    close(
+        mdp.dense()[:, 1],
+        [[0.1, 0.9, 0.0, 0.0], [0.05, 0.05, 0.9, 0.0], [0.0, 0.05, 0.05, 0.9], [0.0, 0.0, 0.1, 0.9]],
+        1e-6,
+    )
+    assert mdp.reward[3, 1] == pytest.approx(0.9)
+
+
+def test_two_state():
+    mdp = two_state(criterion=AverageReward())
+    close(mdp.dense(), np.tile(np.eye(2), (2, 1, 1)), 0.0)
+    close(mdp.reward, [[1.0, 0.0], [0.0, 2.0]], 0.0)
+    noisy = two_state(stochastic=True, criterion=AverageReward())
+    close(noisy.dense(), [[[1.0, 0.0], [0.0, 1.0]], [[0.5, 0.5], [0.5, 0.5]]], 0.0)
+    close(noisy.reward, [[1.0, 6.0], [-3.0, -3.0]], 0.0)
+
+
+def test_chains():
+    mdp = single_chain(3, criterion=AverageReward())
+    close(mdp.dense(), [[[0, 1, 0], [1, 0, 0]], [[0, 0, 1], [1, 0, 0]], [[0, 0, 1], [1, 0, 0]]], 0.0)
+    close(mdp.reward, [[0.0, 2.0], [0.0, 2.0], [6.0, 2.0]], 0.0)
+    mdp = double_chain(3, criterion=AverageReward())
+    successors = np.asarray(mdp.dense()).argmax(axis=2)
+    assert successors.tolist() == [[1, 3], [2, 0], [2, 0], [4, 0], [4, 0]]
+    close(mdp.reward, [[0.0, 2.0], [0.0, 2.0], [6.0, 2.0], [0.0, 2.0], [3.0, 2.0]], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("generate", "uniform", "optimum"),
+    [
+        (two_state, 0.75, 2.0),
+        (lambda criterion: two_state(True, criterion=criterion), 0.25, 1.0),
+        (single_chain, 1.3125, 10.0),
+        (double_chain, 1.3125, 10.0),
+        (
+            lambda criterion: river_swim(
+                ahead=0.9, from_first=0.9, from_last=0.1, reward_for="staying", criterion=criterion
+            ),
+            0.047879,
+            0.805263,
+        ),
+    ],
+)
+def test_average_rewards_that_the_literature_has(generate, uniform, optimum):
+    """Of the uniform policy, and the optimum, which a linear programme gave."""
+    mdp = generate(criterion=AverageReward())
+    policy = TabularPolicy.from_probabilities(np.full(mdp.shape, 0.5))
+    assert solve(UnderPolicy(mdp, policy), PolicyEvaluation()).details.gain == pytest.approx(uniform, abs=5e-7)
+    assert solve(mdp, ValueIteration()).details.gain == pytest.approx(optimum, abs=5e-7)
+
+
 def test_deep_sea():
     mdp = deep_sea(6)
     assert mdp.criterion.horizon == 6
@@ -98,6 +157,10 @@ def test_random_mdp():
         (lambda: chain(1, criterion=AverageReward()), "length must be a whole number, at least 2"),
         (lambda: chain(slip=1.5, criterion=AverageReward()), "probabilities must be finite and not negative"),
         (lambda: river_swim(0, criterion=AverageReward()), "length must be a whole number, at least 2"),
+        (lambda: river_swim(reward_for="all", criterion=AverageReward()), "must be 'swimming' or 'staying'"),
+        (lambda: river_swim(ahead=0.99, criterion=AverageReward()), "probabilities must be finite and not negative"),
+        (lambda: single_chain(1, criterion=AverageReward()), "length must be a whole number, at least 2"),
+        (lambda: double_chain(2, criterion=AverageReward()), "length must be a whole number, at least 3"),
         (lambda: deep_sea(0), "size must be a whole number, at least 1"),
         (lambda: random_mdp(), "criterion is missing"),
     ],

@@ -26,19 +26,19 @@ from optimality.core.numerics import Real, at_precision, is_traced
 from optimality.planning.stationary_process import ended_mass
 from optimality.problems.tabular import TabularMDP
 
-Features = Float[Array | np.ndarray, "samples features"]
-Numbers = Float[Array | np.ndarray, " samples"]
-Indices = Int[Array | np.ndarray, " samples"]
-Mask = Bool[Array | np.ndarray, " samples"]
+# Shapes are checked in the functions, so that what is wrong is said in words.
+Numbers = Float[Array | np.ndarray, "..."]
+Indices = Int[Array | np.ndarray, "..."]
+Mask = Bool[Array | np.ndarray, "..."]
 
 
 def with_resets(
-    next_features: Features,
-    start_features: Float[Array | np.ndarray, "starts features"],
+    next_features: Numbers,
+    start_features: Numbers,
     *,
     terminated: Mask | None = None,
     discount: Real = 1.0,
-) -> Features:
+) -> Numbers:
     """`discount psi(s') + (1 - discount) mean psi(s0)`, with `mean psi(s0)` for `psi(s')` where the transition
     terminated.
 
@@ -74,7 +74,7 @@ def _with_resets(next_features, start_features, terminated, discount):
     return discount * next_features + (1.0 - discount) * start
 
 
-def single_sample(next_features: Features) -> Features:
+def single_sample(next_features: Numbers) -> Numbers:
     """The features of the sampled next states, as they are.
 
     Unbiased for the Bellman error itself, biased inside an exponential: `log E exp` takes the noise of `V(s')` for an
@@ -107,7 +107,7 @@ def _pair_index(states, actions):
     return jnp.zeros(order.shape, jnp.int32).at[order].set(rank)
 
 
-def pair_average(next_features: Features, pair: Indices, number: int, *, valid: Mask | None = None) -> Features:
+def pair_average(next_features: Numbers, pair: Indices, number: int, *, valid: Mask | None = None) -> Numbers:
     """The mean of `next_features` over the samples of the same pair: the expectation under the empirical dynamics.
 
     The Bellman errors with it are those of the empirical model; rewards that are random are averaged by the same
@@ -140,7 +140,7 @@ def _pair_average(number, next_features, pair, valid):
     return (total / jnp.maximum(count, 1.0)[:, None])[pair]
 
 
-def ridge(next_features: Features, inputs: Features, *, penalty: Real = 1e-6, valid: Mask | None = None) -> Features:
+def ridge(next_features: Numbers, inputs: Numbers, *, penalty: Real = 1e-6, valid: Mask | None = None) -> Numbers:
     """Fitted values of a ridge regression of `next_features` on `inputs`, features of state and action.
 
     Inputs are centered and scaled to unit deviation, and the intercept is not penalized: `penalty` is in units of the
@@ -174,8 +174,9 @@ def _ridge(next_features, inputs, penalty, valid):
     def centered(values):
         kept = jnp.where(weight[:, None] > 0.0, values, 0.0)
         mean = jnp.sum(kept, axis=0, keepdims=True) / count
-        return jnp.where(weight[:, None] > 0.0, values - mean, 0.0), mean
+        return jnp.where(weight[:, None] > 0.0, kept - mean, 0.0), mean
 
+    inputs = jnp.where(weight[:, None] > 0.0, inputs, 0.0)
     x, _ = centered(inputs)
     y, mean = centered(next_features)
     deviation = jnp.sqrt(jnp.sum(x * x, axis=0, keepdims=True) / count)
@@ -190,9 +191,7 @@ def _ridge(next_features, inputs, penalty, valid):
     return mean + (basis * shares[None, :]) @ (basis.T @ y)
 
 
-def from_model(
-    problem: TabularMDP, features: Float[Array | np.ndarray, "states features"], state: Indices, action: Indices
-) -> Features:
+def from_model(problem: TabularMDP, features: Numbers, state: Indices, action: Indices) -> Numbers:
     """`E[psi(s') | s, a]` of a known table, with the mean of `psi` under the initial law where the transition
     terminates.
 
@@ -226,9 +225,7 @@ def _from_model(problem, features, state, action):
     return going_on[action, state] + ended[:, None] * start
 
 
-def bellman_error(
-    reward: Numbers, features: Features, expected_next: Features, v: Float[Array | np.ndarray, " features"]
-) -> Numbers:
+def bellman_error(reward: Numbers, features: Numbers, expected_next: Numbers, v: Numbers) -> Numbers:
     """`delta = r + (E psi(s') - psi(s))' v`, `[N]`.
 
     Args:
