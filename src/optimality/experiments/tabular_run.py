@@ -183,7 +183,7 @@ def _measure(choice, mdp, solution, evaluated, episodes, seed) -> Measured:
     return compare(where, rollouts, exact, deviation, known=known and converged)
 
 
-def iterations(solution: Solution) -> list[dict[str, float]]:
+def iterations(solution: Solution) -> list[dict[str, Any]]:
     """The course of `ExactREPS`: each policy's reward per step, and the projection that led to it."""
     details, steps = solution.details, int(solution.stats["steps"])
     first = {"step": 0, "expected_reward": float(details.expected_reward[0])}

@@ -186,7 +186,9 @@ def _search(process: Process, log_first, epsilon, tolerance, iterations: int) ->
         code = jnp.where(accepted, code, projection.result)
         ended = (best & (gain - loop.gain <= near)) | (upper_bound - gain <= near)
         code = jnp.where(ended, Result.CONVERGED, code).astype(jnp.int32)
-        projected = jnp.stack([jnp.asarray(x) for x in (projection.temperature, projection.kl, projection.dual)])
+        temperature = jnp.where(best, 0.0, projection.temperature)  # the infimum of the dual, at the best face
+        dual = jnp.where(best, projection.value, projection.dual)
+        projected = jnp.stack([jnp.asarray(temperature), jnp.asarray(projection.kl), jnp.asarray(dual)])
         course = loop.course.at[0, steps].set(gain).at[1:, loop.steps].set(projected)
         v = jnp.concatenate([projection.multipliers, jnp.zeros(1, dtype)])
         return _Loop(log_policy, mass, gain, upper_bound, log_p, v, course, steps, code)

@@ -1,0 +1,41 @@
+"""What a run of exact policy search leaves behind: its iterations in metrics, summary and page."""
+
+import json
+
+import pytest
+
+import optimality as ox
+from optimality.experiments.planning_run import run_planning
+from optimality.experiments.policy_search_plots import plot_policy_search
+from optimality.experiments.problem_choice import ProblemChoice
+
+
+def test_iterations_are_written_and_drawn(tmp_path):
+    choice = ProblemChoice("two-state", {}, ox.AverageReward())
+    run, path = run_planning(choice, ox.ExactREPS(epsilon=0.1), episodes=20, sweep=False, out=tmp_path)
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(len(rows)))
+    rewards = [row["expected_reward"] for row in rows]
+    assert rewards[:6] == pytest.approx([0.75, 1.1293, 1.4976, 1.7932, 1.9682, 2.0], abs=5.1e-5)
+    assert [row["kl"] for row in rows[1:5]] == pytest.approx([0.1] * 4, abs=1e-8)
+    assert all(row["temperature"] >= 0.0 for row in rows[1:])
+    page = (path / "report.html").read_text()
+    assert f"converged after {len(rows) - 1} iterations" in page
+    assert "reward per step, at most" in page
+    assert "information lost (nats)" in page
+    assert run.heading()[0] == "exact-reps, KL bound 0.1 an iteration, from the uniform prior"
+    assert ("reward per step", "2", "at most 2 by its value") in run.rows()
+
+
+def test_restarts_are_noted():
+    choice = ProblemChoice("gridworld", {"map": "S.H/..G"}, ox.Discounted(0.9))
+    run, _ = run_planning(choice, ox.ExactREPS(), episodes=20, sweep=False)
+    assert any("starts again at once" in note for note in run.notes)
+    run, _ = run_planning(choice, ox.ExactREPS(after_termination="wait"), episodes=20, sweep=False)
+    assert not any("starts again at once" in note for note in run.notes)
+    assert run.expected_return == pytest.approx(run.optimum, abs=1e-8)
+
+
+def test_the_figure_needs_no_bounds():
+    figure = plot_policy_search([{"step": 0, "expected_reward": 1.0}])
+    assert len(figure.axes) == 3
