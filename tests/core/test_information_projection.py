@@ -121,9 +121,7 @@ def test_duplicated_and_constant_features(slack):
         np.exp(projection.log_p), np.exp(plain.log_p), rtol=1e-10 if slack == 0.0 else 1e-3, atol=1e-13
     )
     # Twice the first column, its twin's multiplier within it.
-    np.testing.assert_allclose(
-        projection.multipliers[0] * 2, plain.multipliers[0], rtol=1e-8 if slack == 0.0 else 1e-3
-    )
+    np.testing.assert_allclose(projection.multipliers[0] * 2, plain.multipliers[0], rtol=1e-8 if slack == 0.0 else 1e-3)
 
 
 @SLACKS
@@ -277,7 +275,9 @@ def episodes(restart):
 @pytest.mark.row("E0.10.direction")
 @pytest.mark.row("S18.infeasible")
 @SLACKS
-@pytest.mark.parametrize("moments", [np.abs(MOMENTS) + 0.1, episodes(False), MOMENTS + 4.0], ids=["signs", "zero", "far"])
+@pytest.mark.parametrize(
+    "moments", [np.abs(MOMENTS) + 0.1, episodes(False), MOMENTS + 4.0], ids=["signs", "zero", "far"]
+)
 def test_outside_the_convex_hull(slack, moments):
     """Feature changes of one sign; constant and time features that are zero after the last step (as garage has them):
     no weights match, HiGHS agrees. The weights still keep the bound."""
