@@ -15,7 +15,10 @@ NAMES = [entry.name for entry in registry.LEARNERS]
 
 @pytest.mark.parametrize(
     ("name", "environment"),
-    [*((name, "CartPole-v1") for name in NAMES), ("soft-q-learning", "Chain-v0")],  # of a network, of a table
+    [
+        *((name, "Pendulum-v1" if name == "reps" else "CartPole-v1") for name in NAMES),
+        ("soft-q-learning", "Chain-v0"),
+    ],  # of a network, of a table
 )
 def test_every_metric_of_a_learner_is_explained(name, environment):
     learner = strong(learner_named(name))

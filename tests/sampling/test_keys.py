@@ -10,9 +10,11 @@ from keys import check_keys
 from optimality.environments.catalog import make
 from optimality.learning.ppo import PPO
 from optimality.learning.reinforce import Reinforce
+from optimality.learning.reps import REPS
 from optimality.learning.soft_q_learning import SoftQLearning
 from optimality.networks.gru import GRU
 from optimality.networks.mlp import MLP
+from optimality.policies.kernel_features import RandomFourier
 from optimality.sampling.compiled_runner import CompiledRunner
 from optimality.sampling.learner import AbstractLearner
 from optimality.sampling.loop import begin, play, run_chunk, strong
@@ -21,11 +23,13 @@ from optimality.sampling.transitions import Steps, environment_reward
 
 SMALL = {"rollout_steps": 8, "environments": 4, "network": MLP(hidden=(4,)), "minibatches": 2}
 FEW = {"warm_up": 8, "batch_size": 4, "capacity": 64}
+WAVES = {"policy_features": RandomFourier(number=4), "value_features": RandomFourier(number=3)}
 LEARNERS = {
     "ppo": lambda: (PPO(**SMALL), make("CartPole-v1")),
     "ppo-continuous": lambda: (PPO(**SMALL, normalize_observations=True), make("Pendulum-v1", time_limit=6)),
     "ppo-memory": lambda: (PPO(**SMALL, memory=GRU(units=3)), make("CartPole-v1", time_limit=6)),
     "reinforce": lambda: (Reinforce(network=MLP(hidden=(4,)), episodes=1), make("CartPole-v1", time_limit=6)),
+    "reps": lambda: (REPS(rollout_steps=6, window=2, **WAVES), make("Pendulum-v1", time_limit=6)),
     "soft-q-network": lambda: (SoftQLearning(**FEW, network=MLP(hidden=(4,))), make("CartPole-v1", time_limit=6)),
     "soft-q-table": lambda: (SoftQLearning(**FEW), make("DeepSea-v0", time_limit=6)),
 }

@@ -9,8 +9,8 @@ with the temperature eta and the value's weights v from the dual (`core.informat
 with a mean linear in features. The second bound is there because the fitted policy's divergence is not epsilon: with
 few samples it is far above.
 
-The expectation over next states stands inside the exponential. `next_features="single_sample"` puts the sampled one there,
-which is right where the dynamics are deterministic and biased where they are not, at any number of samples.
+The expectation over next states stands inside the exponential. `next_features="single_sample"` puts the sampled one
+there, which is right where the dynamics are deterministic and biased where they are not, at any number of samples.
 
 Restarts are part of the process. A terminated transition goes on to a first state, a truncated one to its true next
 state, and every state besides starts again with a probability: `1 - discount` by default, where the objective is the
@@ -63,9 +63,9 @@ class Past(eqx.Module):
     """Earlier batches, newest first, and the parameters of the policies that drew them."""
 
     samples: Samples
-    W: Float[Array, "batches features actions"]
-    scale_cholesky: Float[Array, "batches actions actions"]
-    filled: Bool[Array, " batches"]
+    W: Float[Array, "*batches features actions"]
+    scale_cholesky: Float[Array, "*batches actions actions"]
+    filled: Bool[Array, "*batches"]
 
 
 class REPSState(eqx.Module):
@@ -119,7 +119,7 @@ class REPS(AbstractLearner):
     """Size of a usual action, needed where actions have no bounds."""
     window: int = eqx.field(static=True, default=1)
     """Batches that an update learns from; older ones by importance weights."""
-    steps: int = eqx.field(static=True, default=625)
+    rollout_steps: int = eqx.field(static=True, default=625)
     """Steps of each environment between updates."""
     environments: int = eqx.field(static=True, default=8)
     """Environments side by side, where `train` makes them."""
@@ -128,7 +128,7 @@ class REPS(AbstractLearner):
 
     @property
     def collection(self) -> Steps:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return Steps(self.steps)
+        return Steps(self.rollout_steps)
 
     def init(self, spec: Spec, key: PRNGKeyArray, data: Any = None) -> REPSState:
         inputs = observation_size(spec)
@@ -148,12 +148,12 @@ class REPS(AbstractLearner):
             )
         if self.window < 1:
             raise ValueError(f"window counts batches, the newest included: at least 1, but {self.window} was given.")
-        number = self.steps * spec.environments
+        number = self.rollout_steps * spec.environments
         for name, features in (("policy_features", self.policy_features), ("value_features", self.value_features)):
             if features.size(inputs) > number:
                 raise ValueError(
                     f"{name} are {features.size(inputs)} numbers, more than the {number} samples of an update: raise "
-                    "steps or take fewer features."
+                    "rollout_steps or take fewer features."
                 )
         assert spec.low is not None
         assert spec.high is not None
@@ -309,8 +309,8 @@ class REPS(AbstractLearner):
                 "kl": projection.kl,
                 "kl_bound": jnp.asarray(self.epsilon, jnp.float64),
                 "kl_min": projection.kl_min,
-                "policy_kl": jnp.where(idle, 0.0, fit.kl_old_new),
-                "reverse_policy_kl": jnp.where(idle, 0.0, fit.kl_new_old),
+                "policy_kl": fit.kl_old_new,
+                "reverse_policy_kl": fit.kl_new_old,
                 "effective_sample_size": projection.effective_sample_size,
                 "base_sample_size": base_size,
                 "feature_residual": _relative(projection.residual, moments, log_base),
@@ -321,6 +321,8 @@ class REPS(AbstractLearner):
                 "applied": finite,
             }
             metrics = {name: jnp.asarray(value).astype(jnp.float32) for name, value in metrics.items()}
+            for name in ("policy_kl", "reverse_policy_kl"):
+                metrics[name] = jnp.where(idle, jnp.float32(0.0), metrics[name])
             W, factor = jnp.asarray(W).astype(jnp.float32), factor.astype(jnp.float32)
         return LinearGaussian(state.law.features, W, factor), metrics
 
@@ -339,7 +341,9 @@ class REPS(AbstractLearner):
         after = with_resets(after, start, terminated=samples.terminated, discount=state.going_on.astype(after.dtype))
         if self.next_features == "single_sample":
             return after
-        inputs = jnp.concatenate([psi, phi, action, action**2], axis=1)
+        seen = jnp.concatenate([psi, phi], axis=1)
+        pairs = seen[:, :, None] * action[:, None, :]  # what an action does depends on the state
+        inputs = jnp.concatenate([seen, action, action**2, pairs.reshape(seen.shape[0], -1)], axis=1)
         return ridge(after, inputs, penalty=jnp.asarray(self.ridge_penalty, after.dtype), valid=samples.valid)
 
 
@@ -352,5 +356,5 @@ def _relative(residual, moments, log_base):
     """The largest mismatch of a feature, in its standard deviations."""
     q = jnp.exp(log_base - jax.nn.logsumexp(log_base))
     mean = q @ moments
-    deviation = jnp.sqrt(q @ (moments - mean) ** 2)
+    deviation = jnp.sqrt(q @ (moments - mean[None, :]) ** 2)
     return jnp.max(jnp.abs(residual) / jnp.where(deviation > 0.0, deviation, 1.0), initial=0.0)
