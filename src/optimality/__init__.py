@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from optimality.planning.deterministic_planning import DeterministicPlanning as DeterministicPlanning
     from optimality.planning.exact_inference import ExactInference as ExactInference
     from optimality.planning.exact_inference import posterior_dynamics as posterior_dynamics
+    from optimality.planning.exact_reps import ExactREPS as ExactREPS
     from optimality.planning.extended_kalman_filter import extended_kalman_filter as extended_kalman_filter
     from optimality.planning.hmm_filter import belief_update as belief_update
     from optimality.planning.hmm_filter import hmm_filter as hmm_filter
@@ -74,8 +75,11 @@ if TYPE_CHECKING:
     from optimality.problems.dynamax_models import to_dynamax as to_dynamax
     from optimality.problems.generators import chain as chain
     from optimality.problems.generators import deep_sea as deep_sea
+    from optimality.problems.generators import double_chain as double_chain
     from optimality.problems.generators import random_mdp as random_mdp
     from optimality.problems.generators import river_swim as river_swim
+    from optimality.problems.generators import single_chain as single_chain
+    from optimality.problems.generators import two_state as two_state
     from optimality.problems.gridworld import gridworld as gridworld
     from optimality.problems.linear_quadratic import LinearQuadratic as LinearQuadratic
     from optimality.problems.linear_quadratic import NoiseChannels as NoiseChannels

@@ -45,6 +45,11 @@ METHODS = (
         "the closest behavior under the true dynamics, its evidence bound and the gap",
     ),
     Entry(
+        "exact-reps",
+        f"{_PLANNING}.exact_reps:ExactREPS",
+        "relative entropy policy search with a known model: improvement within a KL bound, until nothing improves",
+    ),
+    Entry(
         "deterministic-planning",
         f"{_PLANNING}.deterministic_planning:DeterministicPlanning",
         "the best action sequence where nothing is random",
@@ -86,6 +91,9 @@ LEARNERS = (
         f"{_LEARNING}.soft_q_learning:SoftQLearning",
         "maximum-entropy action values from a replay, or a table of them",
     ),
+    Entry(
+        "reps", f"{_LEARNING}.reps:REPS", "relative entropy policy search: Gaussian policies, bounded information loss"
+    ),
     Entry("dqn", f"{_LEARNING}.soft_q_learning:dqn", "the deep Q-network: temperature 0, epsilon-greedy"),
 )
 """Methods of `optimality train`: classes, or presets that make one."""
@@ -104,6 +112,7 @@ SAVED = {
     "radial-features": "optimality.policies.kernel_features:RadialFeatures",
     "fourier-features": "optimality.policies.kernel_features:FourierFeatures",
     "affine-gaussian-policy": "optimality.sampling.affine_gaussian_policy:AffineGaussianPolicy",
+    "linear-gaussian-policy": "optimality.sampling.linear_gaussian_policy:LinearGaussianPolicy",
     "actor-policy": f"{_LEARNING}.actor:ActorPolicy",
     "actor": f"{_LEARNING}.actor:Actor",
     "soft-q-policy": f"{_LEARNING}.action_values:SoftQPolicy",
@@ -147,6 +156,9 @@ PROBLEMS = (
     Entry("chain", "optimality.problems.generators:chain", "a corridor with a small and a large reward at its ends"),
     Entry("river-swim", "optimality.problems.generators:river_swim", "swim up a river against the current"),
     Entry("deep-sea", "optimality.problems.generators:deep_sea", "one action sequence in 2^size leads to the treasure"),
+    Entry("two-state", "optimality.problems.generators:two_state", "the smallest choice between now and later"),
+    Entry("single-chain", "optimality.problems.generators:single_chain", "a corridor without noise, paid at its end"),
+    Entry("double-chain", "optimality.problems.generators:double_chain", "two corridors, one paid better at its end"),
     Entry("random", "optimality.problems.generators:random_mdp", "random transitions and rewards"),
     Entry("cart-pole", f"{_SYSTEMS}:cart_pole", "linear-quadratic: keep a pole upright on a cart"),
     Entry("double-integrator", f"{_SYSTEMS}:double_integrator", "linear-quadratic: push a mass to rest"),
@@ -207,6 +219,7 @@ EXPORTS = {
     "AverageReward": "optimality.problems.criterion",
     "DeterministicPlanning": "optimality.planning.deterministic_planning",
     "Discounted": "optimality.problems.criterion",
+    "ExactREPS": "optimality.planning.exact_reps",
     "ExactInference": "optimality.planning.exact_inference",
     "FiniteHorizon": "optimality.problems.criterion",
     "PolicyEvaluation": "optimality.planning.policy_evaluation",
@@ -226,6 +239,7 @@ EXPORTS = {
     "make": "optimality.environments.catalog",
     "resume": "optimality.experiments.training_run",
     "train": "optimality.experiments.training_run",
+    "two_state": "optimality.problems.generators",
     "UnderPolicy": "optimality.planning.policy_evaluation",
     "UntilTermination": "optimality.problems.criterion",
     "ValueIteration": "optimality.planning.value_iteration",
@@ -234,6 +248,7 @@ EXPORTS = {
     "chain": "optimality.problems.generators",
     "controllability": "optimality.problems.controllability",
     "deep_sea": "optimality.problems.generators",
+    "double_chain": "optimality.problems.generators",
     "double_integrator": "optimality.problems.linear_systems",
     "dqn": "optimality.learning.soft_q_learning",
     "load_policy": "optimality.experiments.saved_policy",
@@ -244,6 +259,7 @@ EXPORTS = {
     "random_linear_quadratic": "optimality.problems.linear_systems",
     "random_mdp": "optimality.problems.generators",
     "river_swim": "optimality.problems.generators",
+    "single_chain": "optimality.problems.generators",
     "solve": "optimality.core.solve",
     "AffineGaussian": "optimality.policies.affine_gaussian",
     "KLConstrainedLQR": "optimality.planning.kl_constrained_lqr",

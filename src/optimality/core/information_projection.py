@@ -205,10 +205,10 @@ def _standardized(f, q):
 
 def _whitening(c, q, largest):
     """`W` such that `c W` has unit second moments under `q`, or is zero in the directions that are dropped."""
-    unit = jnp.max(jnp.abs(c), axis=0, initial=0.0)
+    unit = jnp.max(jnp.abs(c), axis=0, initial=0.0, keepdims=True)
     safe = jnp.where(unit > 0.0, unit, 1.0)
-    size = safe * jnp.sqrt(jnp.sum(q[:, None] * (c / safe) ** 2, axis=0))
-    nothing = size <= 64 * jnp.finfo(c.dtype).eps * largest  # what the subtraction of the target rounded
+    size = safe * jnp.sqrt(jnp.sum(q[:, None] * (c / safe) ** 2, axis=0, keepdims=True))
+    nothing = size <= 64 * jnp.finfo(c.dtype).eps * largest[None]  # what the subtraction of the target rounded
     size = jnp.where(nothing, 1.0, size)
     scaled = jnp.where(nothing, 0.0, c / size) * jnp.sqrt(q)[:, None]
     if c.shape[0] < c.shape[1]:
@@ -216,8 +216,9 @@ def _whitening(c, q, largest):
     triangle = jnp.linalg.qr(scaled, mode="r")
     _, sizes, directions = jnp.linalg.svd(triangle)
     kept = sizes > SMALLEST_DIRECTION * jnp.maximum(sizes[0], 1e-300)
+    kept, sizes = kept[None], sizes[None]
     columns = jnp.where(kept, directions.T / jnp.where(kept, sizes, 1.0), 0.0)
-    return jnp.where(nothing, 0.0, 1.0 / size)[:, None] * columns
+    return jnp.where(nothing, 0.0, 1.0 / size).T * columns
 
 
 def _regular(matrix, z):
@@ -242,7 +243,7 @@ def _project(f, moments, target, log_base, bound, slack, bounded, tolerance, max
     q = jnp.exp(log_q)
 
     scaled_f, mean, scale, rounding = _standardized(f, q)
-    c = jnp.where(finite[:, None], moments - target, 0.0)
+    c = jnp.where(finite[:, None], moments - target[None], 0.0)
     if c.shape[1] == 0:
         whitening = jnp.zeros((0, 0), c.dtype)
     else:

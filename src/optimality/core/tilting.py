@@ -30,7 +30,7 @@ LARGEST_INVERSE_TEMPERATURE = 1e8
 """Where the objective is within `1e-8 epsilon` of its deviations of the best: beyond it the weights have collapsed."""
 LONGEST_STEP = 2.0
 """Of the logarithm of the inverse temperature."""
-CONJUGATE_GRADIENT_STEPS = 50
+CONJUGATE_GRADIENT_STEPS = 200
 
 Sample = Float[Array, " samples"]
 Moments = Float[Array, "samples moments"]
@@ -62,6 +62,7 @@ def log_mean_exp(x: Sample, q: Sample) -> tuple[Scalar, Sample, Scalar]:
     a = jnp.where(small, near, far)
     ratio = x - a
     p = q * jnp.exp(ratio)
+    p = p / jnp.sum(p)  # where x is huge its rounding is no small factor
     return a + center, p, jnp.maximum(jnp.sum(p * ratio), 0.0)
 
 
@@ -86,7 +87,7 @@ def _solve(z: Moments, now: Tilt, ridge: Scalar, right: Float[Array, "moments co
     if z.shape[1] == 0:
         return right
     if direct:
-        centered = (z - now.mean) * jnp.sqrt(now.p)[:, None]  # positive semidefinite whatever the rounding
+        centered = (z - now.mean[None]) * jnp.sqrt(now.p)[:, None]  # positive semidefinite whatever the rounding
         covariance = centered.T @ centered
         factor = jnp.linalg.cholesky(covariance + ridge * jnp.eye(z.shape[1], dtype=z.dtype))
         half = jax.lax.linalg.triangular_solve(factor, right, left_side=True, lower=True)
@@ -94,16 +95,16 @@ def _solve(z: Moments, now: Tilt, ridge: Scalar, right: Float[Array, "moments co
 
     def product(columns):
         inner = z @ columns
-        inner = inner - now.p @ inner
+        inner = inner - (now.p @ inner)[None]
         return z.T @ (now.p[:, None] * inner) + ridge * columns
 
     def body(loop):
         step, solution, residual, direction, squares = loop
         image = product(direction)
-        rate = squares / jnp.maximum(jnp.sum(direction * image, axis=0), 1e-300)
+        rate = (squares / jnp.maximum(jnp.sum(direction * image, axis=0), 1e-300))[None]
         solution, residual = solution + rate * direction, residual - rate * image
         new = jnp.sum(residual * residual, axis=0)
-        return step + 1, solution, residual, residual + new / jnp.maximum(squares, 1e-300) * direction, new
+        return step + 1, solution, residual, residual + (new / jnp.maximum(squares, 1e-300))[None] * direction, new
 
     goal = 1e-8 * jnp.sum(right * right, axis=0)  # relative residual 1e-4: Newton needs no better direction
     start = (jnp.zeros((), jnp.int32), jnp.zeros_like(right), right, right, jnp.sum(right * right, axis=0))
@@ -242,7 +243,7 @@ def meet_bound(
         decrement = -jnp.sum(now.gradient * step)
 
         kl = now.kl + jnp.sum(now.with_x * step)  # what it will be once the moments are matched
-        x_with_f = jnp.sum(now.p * (now.x - jnp.sum(now.p * now.x)) * f)
+        x_with_f = jnp.sum(now.p * (now.x - jnp.sum(now.p * now.x)) * (f - jnp.sum(now.p * f)))
         slope = beta * (x_with_f + jnp.sum(now.with_x * path))
         excess, goal = kl - floor, epsilon - floor
         known = (excess > 0.0) & (slope > 0.0)

@@ -46,7 +46,7 @@ class ProblemChoice(NamedTuple):
                 raise ValueError(f"{self.name} has no option {option!r}; it has {', '.join(known)}.")
             kind = known[option].annotation
             fits = (int, float) if kind is float else (kind,)
-            if not isinstance(value, fits) or isinstance(value, bool):
+            if not isinstance(value, fits) or (isinstance(value, bool) and kind is not bool):
                 raise ValueError(f"{self.name}: {option} takes {_TYPES[kind]}, but {value!r} was given.")
             options[option] = kind(value)
         try:
@@ -87,7 +87,7 @@ class ProblemChoice(NamedTuple):
 
 KINDS = {"TabularMDP": "a table", "LinearQuadratic": "a linear-quadratic problem"}
 """Classes of problems that the command line makes, in words."""
-_TYPES = {int: "a whole number", float: "a number", str: "text"}
+_TYPES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 def _toml(value: Any) -> Any:

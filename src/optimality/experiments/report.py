@@ -77,6 +77,12 @@ _EXPLANATIONS = {
         "dynamics; what lies between them is belief in luck. Dotted: the temperature of this run. Gaps: the soft "
         "value is infinite there."
     ),
+    "Iterations": (
+        "Relative entropy policy search. Left: the exact reward per step of each policy, from the first one on, and "
+        "the bound that no policy exceeds. Middle: how far each projection went from the state-action law of the "
+        "policy before, and how far it might. Right: the price of a nat of that distance, the projection's "
+        "temperature; it falls to zero where the best policy of all lies within the bound."
+    ),
     "Learning curve": (
         "Mean return of each evaluation, by the mode of the policy, against steps of the environment. Pale: the mean "
         "return of the episodes that ended while it explored. Of several runs: interquartile mean, and the 95 % "

@@ -12,6 +12,7 @@ from optimality.core.solve import Method, Solution, solve
 from optimality.experiments import plots
 from optimality.experiments.configuration import kind_of, to_table
 from optimality.experiments.measured import Measured, compare, stopwatch
+from optimality.experiments.policy_search_plots import plot_policy_search
 from optimality.experiments.problem_choice import ProblemChoice
 from optimality.experiments.report import format_number, write_report
 from optimality.experiments.rollouts import in_environment, in_model
@@ -19,7 +20,9 @@ from optimality.experiments.run_folder import RunFolder
 from optimality.experiments.saved_policy import FILE, policy_bytes
 from optimality.experiments.statistics import return_moments
 from optimality.experiments.temperature_sweep import TemperatureSweep, is_small, temperature_sweep
+from optimality.planning.exact_reps import ExactREPS, ExactREPSDetails
 from optimality.planning.policy_evaluation import PolicyEvaluation, UnderPolicy
+from optimality.planning.policy_iteration import PolicyIteration
 from optimality.planning.value_iteration import ValueIteration
 from optimality.problems.criterion import AverageReward, FiniteHorizon
 from optimality.problems.tabular import TabularMDP
@@ -49,15 +52,15 @@ class TabularRun(NamedTuple):
     def summary(self) -> dict[str, Any]:
         """The numbers, for `run.json` and `--json`."""
         details = self.solution.details
-        inference = {
-            name: float(getattr(details, name)) for name in ("log_evidence", "elbo", "gap") if hasattr(details, name)
-        }
+        extra = ("log_evidence", "elbo", "gap", "upper_bound")
+        inference = {name: float(getattr(details, name)) for name in extra if hasattr(details, name)}
         return {
             "problem": self.mdp.name,
             "method": kind_of(type(self.method)),
             "criterion": to_table(self.mdp.criterion),
             "result": self.solution.result.name.lower(),
             "steps": int(self.solution.stats["steps"]),
+            "counted": "iterations" if isinstance(self.method, ExactREPS | PolicyIteration) else "sweeps",
             "exact": {
                 "expected_return": self.expected_return,
                 "expected_entropy": self.expected_entropy,
@@ -76,21 +79,27 @@ class TabularRun(NamedTuple):
         temperature = "" if self.temperature is None else f", temperature {self.temperature:g}"
         prior = getattr(self.method, "prior", None)
         form = {None: "", "none": ", entropy form"}.get(prior, f", KL form with {prior} prior")
+        if isinstance(self.method, ExactREPS):
+            form = f", KL bound {float(np.asarray(self.method.epsilon)):g} an iteration, from the {prior} prior"
         states, actions = self.mdp.shape
         return f"{kind_of(type(self.method))}{temperature}{form}", f"{states} states, {actions} actions"
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Label, number and remark of each exact result, for the command line."""
         exact = self.summary()["exact"]
+        per = "a step" if isinstance(self.mdp.criterion, AverageReward) else "an episode"
         rows = [
             ("exact expected return", format_number(exact["expected_return"]), ""),
             ("optimum", format_number(exact["optimum"]), ""),
-            ("expected entropy", format_number(exact["expected_entropy"]), "nats an episode"),
+            ("expected entropy", format_number(exact["expected_entropy"]), f"nats {per}"),
         ]
         if "log_evidence" in exact:
             rows.append(("log evidence", format_number(exact["log_evidence"]), "nats"))
         if "elbo" in exact:
             rows.append(("evidence bound", format_number(exact["elbo"]), f"gap {format_number(exact['gap'])} nats"))
+        if isinstance(self.solution.details, ExactREPSDetails):
+            reached, bound = float(self.solution.details.gain), exact["upper_bound"]
+            rows.append(("reward per step", format_number(reached), f"at most {format_number(bound)} by its value"))
         return rows
 
 
@@ -100,7 +109,7 @@ def run_in_table(
     """Solves, evaluates, measures. Raises `SolverError` where the method does not succeed."""
     seconds: dict[str, float] = {}
     timed = partial(stopwatch, seconds)
-    notes = _notes(mdp)
+    notes = _notes(mdp, method)
     solution = timed("solve", lambda: solve(mdp, method))
     evaluated = timed("evaluate", lambda: solve(UnderPolicy(mdp, solution.policy), PolicyEvaluation(), throw=False))
     if not evaluated.result.is_success:
@@ -138,12 +147,18 @@ def start_value(mdp: TabularMDP, solution: Solution) -> float:
     return float(np.asarray(mdp.initial) @ first)
 
 
-def _notes(mdp: TabularMDP) -> list[str]:
-    unreachable = mdp.unreachable()
-    if not unreachable.size:
-        return []
-    shown = ", ".join(str(state) for state in unreachable[:8]) + (", ..." if unreachable.size > 8 else "")
-    return [f"{unreachable.size} of {mdp.shape[0]} states cannot be entered, whatever is done: {shown}."]
+def _notes(mdp: TabularMDP, method: Method) -> list[str]:
+    notes, unreachable = [], mdp.unreachable()
+    if unreachable.size:
+        shown = ", ".join(str(state) for state in unreachable[:8]) + (", ..." if unreachable.size > 8 else "")
+        notes.append(f"{unreachable.size} of {mdp.shape[0]} states cannot be entered, whatever is done: {shown}.")
+    restarts = isinstance(method, ExactREPS) and method.after_termination == "restart"
+    if restarts and mdp.model.ending is not None:
+        notes.append(
+            "What terminates starts again at once, so that the reward per step of endless restarts was maximized, not "
+            "the discounted return: --after-termination wait maximizes that."
+        )
+    return notes
 
 
 def _measure(choice, mdp, solution, evaluated, episodes, seed) -> Measured:
@@ -168,12 +183,28 @@ def _measure(choice, mdp, solution, evaluated, episodes, seed) -> Measured:
     return compare(where, rollouts, exact, deviation, known=known and converged)
 
 
+def iterations(solution: Solution) -> list[dict[str, float]]:
+    """The course of `ExactREPS`: each policy's reward per step, and the projection that led to it."""
+    details, steps = solution.details, int(solution.stats["steps"])
+    first = {"step": 0, "expected_reward": float(details.expected_reward[0])}
+    return [first] + [
+        {
+            "step": k + 1,
+            "expected_reward": float(details.expected_reward[k + 1]),
+            **{name: float(getattr(details, name)[k]) for name in ("kl", "temperature", "dual")},
+        }
+        for k in range(steps)
+    ]
+
+
 def write_tabular_run(run: TabularRun, folder: RunFolder) -> None:
     """The course of the computation, the policy and the report."""
     trace = run.solution.stats.get("trace")
     if trace is not None:
         pairs = zip(np.asarray(trace.step), np.asarray(trace.residual), strict=True)
         folder.metrics([{"step": int(step), "residual": float(size)} for step, size in pairs if step > 0])
+    elif isinstance(run.solution.details, ExactREPSDetails):
+        folder.metrics(iterations(run.solution))
     else:
         values = np.asarray(run.solution.value) @ np.asarray(run.mdp.initial)
         folder.metrics([{"steps_to_go": k, "value": float(v)} for k, v in enumerate(values[::-1])])
@@ -184,12 +215,13 @@ def write_tabular_run(run: TabularRun, folder: RunFolder) -> None:
 def figures(run: TabularRun) -> dict[str, Any]:
     """Caption to figure, in the report's order; those that cannot be drawn are left out."""
     values, stats = np.asarray(run.solution.value), run.solution.stats
-    drawn = {
-        "Value and policy at the first step": plots.plot_map(run.mdp, values, run.solution.policy),
-        "Measured returns": plots.plot_returns(
-            run.measured.rollouts.returns, run.measured.interval, run.measured.exact
-        ),
-    }
+    drawn: dict[str, Any] = {"Value and policy at the first step": plots.plot_map(run.mdp, values, run.solution.policy)}
+    if isinstance(run.method, ExactREPS):
+        epsilon, bound = float(np.asarray(run.method.epsilon)), float(run.solution.details.upper_bound)
+        drawn["Iterations"] = plot_policy_search(iterations(run.solution), epsilon=epsilon, upper_bound=bound)
+    drawn["Measured returns"] = plots.plot_returns(
+        run.measured.rollouts.returns, run.measured.interval, run.measured.exact
+    )
     if run.sweep is not None:
         optimum = run.optimum if math.isfinite(run.optimum) else None
         drawn["Return, entropy and evidence against temperature"] = plots.plot_temperature_sweep(

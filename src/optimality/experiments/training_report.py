@@ -27,7 +27,10 @@ from optimality.problems.linear_quadratic import LinearQuadratic
 from optimality.problems.tabular import TabularMDP
 from optimality.sampling.acting import ActingPolicy
 
-_TRACES = ("entropy", "kl", "temperature", "policy_loss", "value_loss", "loss", "explained_variance", "epsilon")
+_TRACES = (
+    "entropy", "kl", "policy_kl", "temperature", "effective_sample_size", "policy_loss", "value_loss", "loss",
+    "explained_variance", "epsilon",
+)  # fmt: skip
 _ABOUT_TIME = ("step", "seconds", "compile_seconds", "evaluation_seconds")
 _SUCCESSES = ("finished", "target_reached", "out_of_time", "stopped")
 
@@ -44,7 +47,20 @@ GLOSSARY = {
     "return": "mean undiscounted return of the episodes that were learned from",
     "length": "mean length of those episodes",
     "entropy": "mean entropy H(pi(. | s)) of the policy in nats",
-    "kl": "estimate of KL(old || new) over the updates: mean of ratio - 1 - log ratio",
+    "kl": "PPO: estimate of KL(old || new) over the updates, mean of ratio - 1 - log ratio; REPS: KL(p || q) of the "
+    "weights, which is its bound where that is active",
+    "kl_bound": "the bound epsilon on it",
+    "kl_min": "the smallest KL at which the value features can be matched; inf where they cannot",
+    "policy_kl": "KL(old || new) of the policy after its fit, averaged over the visited states",
+    "reverse_policy_kl": "KL(new || old) likewise",
+    "temperature": "multiplier eta of the KL bound, in units of reward",
+    "effective_sample_size": "(sum w)^2 / sum w^2 of the weights",
+    "base_sample_size": "the same before the rewards count: below the number of samples where old ones are reused",
+    "feature_residual": "largest mismatch of a value feature under the weights, in its standard deviations",
+    "promised_reward": "mean reward under the weights: what the update counts on",
+    "infeasible": "fraction of updates whose features could not be matched within the bound",
+    "inactive": "fraction of updates without any advantage, which leave the policy as it is",
+    "collapsed": "fraction of updates whose bound allowed the best samples alone",
     "clipped": "fraction of probability ratios outside 1 +- clip",
     "explained_variance": "1 - Var(target - V) / Var(target); 1 is perfect, 0 no better than a constant",
     "loss": "mean loss of the temporal-difference error y - Q: half its square, or the Huber loss",
