@@ -48,7 +48,7 @@ def action_scale(low: np.ndarray, high: np.ndarray, given: Real | None) -> tuple
             "action."
         )
     known = np.isfinite(low) & np.isfinite(high)
-    center = jnp.asarray(np.where(known, 0.5 * np.where(known, low + high, 0.0), 0.0))
+    center = jnp.asarray(0.5 * (np.where(known, low, 0.0) + np.where(known, high, 0.0)))
     if given is not None:
         return center, jnp.full(low.shape, jnp.asarray(given, center.dtype))
     return center, jnp.asarray(0.5 * (high - low))
