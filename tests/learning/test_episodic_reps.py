@@ -1,6 +1,7 @@
 """Episodic REPS as a learner."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -25,7 +26,8 @@ def test_the_double_integrator_is_learned():
     """The optimum is -0.960; seeds 0 to 3 reached -1.018, -0.976, -0.981, -0.978."""
     for seed in range(2):
         learner, state, _, metrics = trained(30, seed)
-        played = play(learner.policy(state, explore=False), CompiledRunner(make("DoubleIntegrator-v0"), 64), jax.random.key(9))  # fmt: skip # noqa: E501
+        runner = CompiledRunner(make("DoubleIntegrator-v0"), 64)
+        played = play(learner.policy(state, explore=False), runner, jax.random.key(9))
         assert episode_returns(played).mean() > -1.1
         assert metrics["policy_kl"] <= 1.0 + 1e-4
 
@@ -40,7 +42,7 @@ def test_options_stay_finite_and_saved_policies_act_alike(fields, tmp_path):
     np.testing.assert_array_equal(state.search.W, again.search.W)
     policy = learner.policy(state, explore=False)
     (tmp_path / "policy.safetensors").write_bytes(policy_bytes(policy))
-    seen = np.array([0.3, -0.2], np.float32)
+    seen = jnp.array([0.3, -0.2], jnp.float32)
     key = jax.random.key(0)
     _, action, _ = policy.act(policy.start(seen, key), seen, key)
     np.testing.assert_allclose(load_policy(tmp_path / "policy.safetensors").act(seen), action, rtol=1e-6)

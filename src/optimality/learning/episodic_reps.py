@@ -1,8 +1,8 @@
 """Episodic relative entropy policy search as a learner: each episode tries parameters of a deterministic controller.
 
-    theta ~ N(W' c(s_0), Sigma) at each reset,    a = center + half_width theta' phi(s), clipped;    a = argmax theta' phi(s)
+    theta ~ N(W' c(s_0), Sigma) at each reset,    a = center + half_width theta' phi(s), clipped
 
-where actions are discrete. The distribution is improved by the undiscounted returns of whole episodes
+or, where actions are discrete, `a = argmax theta' phi(s)`. The distribution is improved by the undiscounted returns of whole episodes
 (`learning.episodic_search`); `c` are features of the first observation, by default the constant alone.
 """
 

@@ -27,7 +27,7 @@ from optimality.core.result import Result
 from optimality.policies.constrained_fit import kl_constrained_fit
 from optimality.policies.weighted_fit import Structure, weighted_linear_gaussian
 
-Matrix = Float[Array | np.ndarray, "samples columns"]
+Matrix = Float[Array | np.ndarray, "..."]  # shapes are checked by `update`, with words
 Vector = Float[Array | np.ndarray, " samples"]
 Number = Float[Array | np.ndarray | np.generic, ""]
 
@@ -130,13 +130,13 @@ class SearchUpdate(eqx.Module):
 def update(
     search: SearchDistribution,
     parameters: Matrix,
-    returns: Vector,
+    returns: Matrix,
     contexts: Matrix | None = None,
     *,
     epsilon: Real,
     bound: Real | bool | None = None,
-    log_weights: Vector | None = None,
-    baseline: Vector | None = None,
+    log_weights: Matrix | None = None,
+    baseline: Matrix | None = None,
     structure: Structure = "full",
 ) -> tuple[SearchDistribution, SearchUpdate]:
     """One step of the search. Float64 always; traced float32 arguments give float32.
