@@ -2,8 +2,9 @@
 
     theta ~ N(W' c(s_0), Sigma) at each reset,    a = center + half_width theta' phi(s), clipped
 
-or, where actions are discrete, `a = argmax theta' phi(s)`. The distribution is improved by the undiscounted returns of whole episodes
-(`learning.episodic_search`); `c` are features of the first observation, by default the constant alone.
+or, where actions are discrete, `a = argmax theta' phi(s)`. The distribution is improved by the
+undiscounted returns of whole episodes (`learning.episodic_search`); `c` are features of the first observation, by
+default the constant alone.
 """
 
 import dataclasses
