@@ -258,6 +258,7 @@ def _project(f, moments, target, log_base, bound, slack, bounded, tolerance, max
     objective = jnp.where(found.alone, 0.0, scaled_f)
     chosen = tilt(objective, z, q, beta, u, slack)
     log_p = jnp.where(inside, log_q + chosen.x - chosen.log_partition, -jnp.inf)
+    log_p = log_p - jax.nn.logsumexp(log_p)  # what a huge x has rounded
     if c.shape[1] == 0 and bounded:  # the best face is known: the largest entries
         best = inside & (scaled_f == jnp.max(jnp.where(inside, scaled_f, -jnp.inf)))
         log_best = jnp.where(best, log_q, -jnp.inf)
