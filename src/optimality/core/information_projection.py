@@ -94,7 +94,8 @@ def information_projection(
     With concrete arguments the answer is NumPy; with traced float32 ones it is solved in float64 all the same and
     rounded at the end, without derivatives. In float64 `log_p`, `value`, `temperature` and all that follows from them
     are differentiable in `f`, `moments`, `target`, `log_base` and `epsilon` by the implicit rule, where the result is
-    `CONVERGED`; elsewhere the temperature and multipliers count as constants.
+    `CONVERGED`; elsewhere the temperature and multipliers count as constants. With slack its units, the deviations of
+    `f` and of the moments, count as constants too.
 
     Args:
         f: `[N]`, what is to be large, in any unit and with any offset.
