@@ -232,6 +232,8 @@ EXPORTS = {
     "FiniteHorizon": "optimality.problems.criterion",
     "PolicyEvaluation": "optimality.planning.policy_evaluation",
     "PolicyIteration": "optimality.planning.policy_iteration",
+    "InformationProjection": "optimality.core.information_projection",
+    "information_projection": "optimality.core.information_projection",
     "Result": "optimality.core.result",
     "SoftQLearning": "optimality.learning.soft_q_learning",
     "SoftValueIteration": "optimality.planning.soft_value_iteration",
