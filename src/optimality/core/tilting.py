@@ -232,6 +232,9 @@ def meet_bound(
         # So near the best face rounding limits how well the moments are matched.
         below = (log_beta >= top - 1e-9) & (now.kl < epsilon)
         code = jnp.where(below & ((length <= 1e-6) | (code != RUNNING)), Result.COLLAPSED, code)
+        spread = jnp.sum(now.p * (now.x - jnp.sum(now.p * now.x)) ** 2)  # dKL / dlog beta is at most this
+        settled = (now.kl < epsilon) & (spread <= 1e-9 * (now.kl - floor))
+        code = jnp.where(matched & settled, Result.COLLAPSED, code)
         return jnp.where(matched & met, Result.CONVERGED, code).astype(jnp.int32)
 
     def body(loop):
