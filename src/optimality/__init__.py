@@ -11,6 +11,8 @@ from optimality.registry import EXPORTS
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from optimality.core.information_projection import InformationProjection as InformationProjection
+    from optimality.core.information_projection import information_projection as information_projection
     from optimality.core.result import Result as Result
     from optimality.core.result import SolverError as SolverError
     from optimality.core.solve import Solution as Solution

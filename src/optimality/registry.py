@@ -94,6 +94,11 @@ LEARNERS = (
     Entry(
         "reps", f"{_LEARNING}.reps:REPS", "relative entropy policy search: Gaussian policies, bounded information loss"
     ),
+    Entry(
+        "episodic-reps",
+        f"{_LEARNING}.episodic_reps:EpisodicREPS",
+        "the same for whole episodes: a normal distribution of a controller's parameters",
+    ),
     Entry("dqn", f"{_LEARNING}.soft_q_learning:dqn", "the deep Q-network: temperature 0, epsilon-greedy"),
 )
 """Methods of `optimality train`: classes, or presets that make one."""
@@ -113,6 +118,8 @@ SAVED = {
     "fourier-features": "optimality.policies.kernel_features:FourierFeatures",
     "affine-gaussian-policy": "optimality.sampling.affine_gaussian_policy:AffineGaussianPolicy",
     "linear-gaussian-policy": "optimality.sampling.linear_gaussian_policy:LinearGaussianPolicy",
+    "episodic-policy": f"{_LEARNING}.episodic_reps:EpisodicPolicy",
+    "search-distribution": f"{_LEARNING}.episodic_search:SearchDistribution",
     "actor-policy": f"{_LEARNING}.actor:ActorPolicy",
     "actor": f"{_LEARNING}.actor:Actor",
     "soft-q-policy": f"{_LEARNING}.action_values:SoftQPolicy",
@@ -219,11 +226,14 @@ EXPORTS = {
     "AverageReward": "optimality.problems.criterion",
     "DeterministicPlanning": "optimality.planning.deterministic_planning",
     "Discounted": "optimality.problems.criterion",
+    "EpisodicREPS": "optimality.learning.episodic_reps",
     "ExactREPS": "optimality.planning.exact_reps",
     "ExactInference": "optimality.planning.exact_inference",
     "FiniteHorizon": "optimality.problems.criterion",
     "PolicyEvaluation": "optimality.planning.policy_evaluation",
     "PolicyIteration": "optimality.planning.policy_iteration",
+    "InformationProjection": "optimality.core.information_projection",
+    "information_projection": "optimality.core.information_projection",
     "Result": "optimality.core.result",
     "SoftQLearning": "optimality.learning.soft_q_learning",
     "SoftValueIteration": "optimality.planning.soft_value_iteration",

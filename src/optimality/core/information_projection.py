@@ -94,7 +94,8 @@ def information_projection(
     With concrete arguments the answer is NumPy; with traced float32 ones it is solved in float64 all the same and
     rounded at the end, without derivatives. In float64 `log_p`, `value`, `temperature` and all that follows from them
     are differentiable in `f`, `moments`, `target`, `log_base` and `epsilon` by the implicit rule, where the result is
-    `CONVERGED`; elsewhere the temperature and multipliers count as constants.
+    `CONVERGED`; elsewhere the temperature and multipliers count as constants. With slack its units, the deviations of
+    `f` and of the moments, count as constants too.
 
     Args:
         f: `[N]`, what is to be large, in any unit and with any offset.
@@ -258,6 +259,7 @@ def _project(f, moments, target, log_base, bound, slack, bounded, tolerance, max
     objective = jnp.where(found.alone, 0.0, scaled_f)
     chosen = tilt(objective, z, q, beta, u, slack)
     log_p = jnp.where(inside, log_q + chosen.x - chosen.log_partition, -jnp.inf)
+    log_p = log_p - jax.nn.logsumexp(log_p)  # what a huge x has rounded
     if c.shape[1] == 0 and bounded:  # the best face is known: the largest entries
         best = inside & (scaled_f == jnp.max(jnp.where(inside, scaled_f, -jnp.inf)))
         log_best = jnp.where(best, log_q, -jnp.inf)

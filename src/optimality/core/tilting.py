@@ -219,7 +219,8 @@ def meet_bound(
 
     Newton's method on `log(KL - floor) = log(epsilon - floor)` in `log beta`, `floor` being the divergence at 0 (there
     the two logarithms are related linearly), kept inside a bracket; `u` follows along the path. Where the moments are
-    badly matched `beta` waits. A `KL` that stays below the bound up to the largest `beta` ends as `COLLAPSED`.
+    badly matched `beta` waits, the longer the larger it is: its path carries the ridge of the step, times `beta`, into
+    the exponents. A `KL` that stays below the bound up to the largest `beta` ends as `COLLAPSED`.
     """
     top = jnp.log(jnp.asarray(LARGEST_INVERSE_TEMPERATURE, f.dtype))
 
@@ -242,7 +243,8 @@ def meet_bound(
         along_step, along_path = (z @ solved).T
         decrement = -jnp.sum(now.gradient * step)
 
-        kl = now.kl + jnp.sum(now.with_x * step)  # what it will be once the moments are matched
+        correction = jnp.sum(now.with_x * step)
+        kl = now.kl + correction  # what it will be once the moments are matched
         x_with_f = jnp.sum(now.p * (now.x - jnp.sum(now.p * now.x)) * (f - jnp.sum(now.p * f)))
         slope = beta * (x_with_f + jnp.sum(now.with_x * path))
         excess, goal = kl - floor, epsilon - floor
@@ -250,7 +252,7 @@ def meet_bound(
         change = jnp.log(goal / jnp.where(known, excess, 1.0)) * excess / jnp.where(known, slope, 1.0)
         change = jnp.where(known, change, jnp.where(kl < epsilon, LONGEST_STEP, -LONGEST_STEP))
         change = jnp.clip(change, -LONGEST_STEP, LONGEST_STEP)
-        sure = decrement < 1e-3 * jnp.minimum(1.0, epsilon)
+        sure = (decrement < 1e-3 * jnp.minimum(1.0, epsilon)) & (jnp.abs(correction) <= 0.1 * jnp.abs(kl - epsilon))
         low = jnp.where(sure & (kl <= epsilon), jnp.maximum(loop.low, loop.log_beta), loop.low)
         high = jnp.where(sure & (kl > epsilon), jnp.minimum(loop.high, loop.log_beta), loop.high)
         goal_beta = loop.log_beta + change
@@ -272,7 +274,7 @@ def meet_bound(
         t = jax.lax.while_loop(
             lambda t: (t >= shortest) & ~(dual(*trial(t)) <= here + rounding), lambda t: 0.5 * t, jnp.ones((), f.dtype)
         )
-        together = (decrement < 0.1) & (t >= shortest)
+        together = (decrement < 0.1 / (1.0 + beta)) & (t >= shortest)
 
         def careful():
             return beta, *_descend(q, beta, u, slack, now, step, along_step)

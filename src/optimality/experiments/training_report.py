@@ -58,6 +58,7 @@ GLOSSARY = {
     "base_sample_size": "the same before the rewards count: below the number of samples where old ones are reused",
     "feature_residual": "largest mismatch of a value feature under the weights, in its standard deviations",
     "promised_reward": "mean reward under the weights: what the update counts on",
+    "promised_return": "mean return of the episodes under the weights: what an update of episodic REPS counts on",
     "infeasible": "fraction of updates whose features could not be matched within the bound",
     "inactive": "fraction of updates without any advantage, which leave the policy as it is",
     "collapsed": "fraction of updates whose bound allowed the best samples alone",
