@@ -186,9 +186,10 @@ def _search(process: Process, log_first, epsilon, tolerance, iterations: int) ->
         code = jnp.where(accepted, code, projection.result)
         ended = (best & (gain - loop.gain <= near)) | (upper_bound - gain <= near)
         code = jnp.where(ended, Result.CONVERGED, code).astype(jnp.int32)
-        temperature = jnp.where(best, 0.0, projection.temperature)  # the infimum of the dual, at the best face
-        dual = jnp.where(best, projection.value, projection.dual)
-        projected = jnp.stack([jnp.asarray(temperature), jnp.asarray(projection.kl), jnp.asarray(dual)])
+        # The infimum of the dual, at the best face.
+        temperature = jnp.where(best, 0.0, jnp.asarray(projection.temperature))
+        dual = jnp.where(best, jnp.asarray(projection.value), jnp.asarray(projection.dual))
+        projected = jnp.stack([temperature, jnp.asarray(projection.kl), dual])
         course = loop.course.at[0, steps].set(gain).at[1:, loop.steps].set(projected)
         v = jnp.concatenate([projection.multipliers, jnp.zeros(1, dtype)])
         return _Loop(log_policy, mass, gain, upper_bound, log_p, v, course, steps, code)
