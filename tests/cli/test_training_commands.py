@@ -227,6 +227,7 @@ SMALL = {
     "reinforce": ["--environments", "2", "--episodes", "1", "--network.hidden", "4"],
     "soft-q-learning": ["--network.hidden", "4", "--warm-up", "8", "--batch-size", "4", "--capacity", "64"],
     "dqn": ["--network.hidden", "4", "--warm-up", "8", "--batch-size", "4", "--capacity", "64"],
+    "episodic-reps": ["--environments", "2", "--episodes", "2", "--warm-up", "0"],
     "reps": [
         "--environments",
         "2",

@@ -22,6 +22,7 @@ def trained(steps, seed=0, **fields):
     return learner, state, runner, metrics
 
 
+@pytest.mark.slow
 def test_the_double_integrator_is_learned():
     """The optimum is -0.960; seeds 0 to 3 reached -1.018, -0.976, -0.981, -0.978."""
     for seed in range(2):

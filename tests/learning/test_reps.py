@@ -58,6 +58,7 @@ def cost_of_the_mean(law):
 OPTIMUM = -float(solve(PROBLEM, LQR()).details.objective)
 
 
+@pytest.mark.slow
 @pytest.mark.row("S28.learning")
 def test_the_loop_reaches_the_regulator():
     """Of 10 seeds the worst was 10.4 % above the optimum after 25 updates and 6.6 % after 60; medians 2.9 and 1.4."""
@@ -71,6 +72,7 @@ def test_the_loop_reaches_the_regulator():
     assert np.max(after[60]) < 1.08 * OPTIMUM
 
 
+@pytest.mark.slow
 def test_one_sampled_next_state_leaves_the_policy_worse():
     """The noise of the next state is taken for an advantage: medians of 10 seeds were 1.28 and 1.014 of the optimum."""
     costs = [

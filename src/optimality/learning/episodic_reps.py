@@ -145,8 +145,8 @@ class EpisodicREPS(AbstractLearner):
         example = (example - jnp.mean(example, axis=0)[None]) / jnp.std(example, axis=0)[None]
         past = None
         if self.window > 1:
-            shapes = ((number, size), (number, contexts), (number, inputs), (number,))
-            empty = Batch(*(jnp.zeros(shape) for shape in shapes), search, jnp.zeros((), bool))
+            zeros = lambda *shape: jnp.zeros((number, *shape))  # noqa: E731
+            empty = Batch(zeros(size), zeros(contexts), zeros(inputs), zeros(), search, jnp.zeros((), bool))
             past = jax.tree.map(lambda x: jnp.repeat(x[None], self.window - 1, axis=0), empty)
         return EpisodicREPSState(
             search=search,
