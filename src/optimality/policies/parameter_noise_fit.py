@@ -139,15 +139,17 @@ def _one(X, d, floor, tolerance, max_steps: int, a):
         tried = jnp.stack([*tried, _positive(hidden), sigma])
         found = jax.vmap(likelihood, (None, 0))(W, tried)
         found = jnp.where(jnp.isfinite(found), found, -jnp.inf)
-        best = jnp.argmax(found)
-        value = found[best]
-        return W, tried[best], trace.at[count].set(value), value, count + 1, value - last <= tolerance
+        value = jnp.max(found)
+        chosen = tried[-1]
+        for i in reversed(range(len(PARTS) + 1)):  # an argmax, lowered outside of the context, would be of float32
+            chosen = jnp.where(found[i] == value, tried[i], chosen)
+        return W, chosen, trace.at[count].set(value), value, count + 1, value - last <= tolerance
 
     start = likelihood(W, sigma)
     trace = jnp.full(max_steps, jnp.nan, dtype)
     state = (W, sigma, trace, start, jnp.zeros((), jnp.int32), jnp.asarray(False))
     W, sigma, trace, last, count, done = jax.lax.while_loop(lambda s: ~s[5] & (s[4] < max_steps), step, state)
-    return W, sigma, jnp.where(jnp.arange(max_steps) < count, trace, last), count, done
+    return W, sigma, jnp.where(jnp.arange(max_steps, dtype=count.dtype) < count, trace, last), count, done
 
 
 def _mean(X, weights, a):
