@@ -29,9 +29,9 @@ def test_iterations_are_written_and_drawn(tmp_path):
 
 def test_restarts_are_noted():
     choice = ProblemChoice("gridworld", {"map": "S.H/..G"}, ox.Discounted(0.9))
-    run, _ = run_planning(choice, ox.ExactREPS(), episodes=20, sweep=False)
+    run, _ = run_planning(choice, ox.ExactREPS(after_termination="restart"), episodes=20, sweep=False)
     assert any("starts again at once" in note for note in run.notes)
-    run, _ = run_planning(choice, ox.ExactREPS(after_termination="wait"), episodes=20, sweep=False)
+    run, _ = run_planning(choice, ox.ExactREPS(), episodes=20, sweep=False)
     assert not any("starts again at once" in note for note in run.notes)
     assert run.expected_return == pytest.approx(run.optimum, abs=1e-8)
 

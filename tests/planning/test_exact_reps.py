@@ -653,10 +653,10 @@ def test_what_terminates_waits_or_starts_again():
     which is the return over the expected discounted length."""
     mdp = ox.gridworld("S.H/..G", slip=0.1, step_reward=-0.05, criterion=ox.Discounted(0.95))
     best = ox.solve(mdp, ox.ValueIteration())
-    waiting = ox.solve(mdp, ExactREPS(after_termination="wait"))
+    waiting = ox.solve(mdp, ExactREPS())
     close(mdp.initial @ waiting.value, mdp.initial @ best.value, 1e-8)
     assert waiting.details.gain == pytest.approx(0.05 * (mdp.initial @ best.value), abs=1e-8)
-    restarting = ox.solve(mdp, ExactREPS())
+    restarting = ox.solve(mdp, ExactREPS(after_termination="restart"))
     for found, rate in ((restarting, True), (waiting, False)):
         policy = found.policy.probabilities
         chain = np.einsum("sa,sat->st", policy, np.asarray(mdp.dense(), np.float64))

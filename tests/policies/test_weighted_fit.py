@@ -248,9 +248,7 @@ def test_corrections_are_too_wide_for_weights_of_the_actions(temperature, target
     assert 1 / (1 + 1 / temperature) == pytest.approx(target, abs=1e-4)
     actions = np.random.default_rng(3).normal(size=(20_000, 20, 1))
     log_d = -(actions[:, :, 0] ** 2) / (2 * temperature)
-    (likely, corrected), errors = mean_variances(
-        log_d, np.ones((20, 1)), actions, "maximum_likelihood", INTERCEPT
-    )
+    (likely, corrected), errors = mean_variances(log_d, np.ones((20, 1)), actions, "maximum_likelihood", INTERCEPT)
     assert corrected > target + 5 * errors[1]
     assert abs(likely - target) < 0.8 * abs(corrected - target)
 

@@ -33,6 +33,7 @@ from optimality.core.numerics import Real, cast_floats, precision
 from optimality.core.result import Result
 from optimality.learning.actor import as_features, observation_size, size_of
 from optimality.learning.expected_features import ridge, with_resets
+from optimality.planning.reps_step import feature_changes
 from optimality.policies.constrained_fit import kl_constrained_fit
 from optimality.policies.features import Identity, Polynomial
 from optimality.policies.kernel_features import RadialBasis, RandomFourier
@@ -276,7 +277,7 @@ class REPS(AbstractLearner):
         with precision(np.float64):
             arrays = (phi, psi, after, first, samples.action, samples.reward, log_base, state.law)
             phi, psi, after, first, action, reward, log_base, law = cast_floats(arrays, jnp.float64)
-            moments = self.expected(state, samples, phi, psi, after, first, action) - psi
+            moments = feature_changes(psi, self.expected(state, samples, phi, psi, after, first, action))
             projection = information_projection(
                 reward,
                 moments,

@@ -63,9 +63,9 @@ class ExactREPS(AbstractDirect[TabularMDP]):
     """REPS on a table, every expectation exact; average reward, or discounted with restarts from the initial law.
 
     For average reward every state must be recurrent under the first policy: what it never visits is never improved.
-    Where transitions of a discounted problem terminate, `after_termination` says what follows; with `restart` the
-    objective is reward per step of a process that starts again at once, as in learning from episodes, and a policy
-    may gain by ending early.
+    Where transitions of a discounted problem terminate, `after_termination` says what follows. `wait` maximizes the
+    criterion; with `restart` the objective is reward per step of a process that starts again at once, as in learning
+    from episodes, and a policy may gain by ending early.
     """
 
     _: KW_ONLY
@@ -73,7 +73,7 @@ class ExactREPS(AbstractDirect[TabularMDP]):
     """Bound on the information lost in an iteration, `KL(p || q)` over states and actions, in nats."""
     prior: Literal["uniform", "problem"] = eqx.field(static=True, default="uniform")
     """The first policy: uniform over the allowed actions, or the problem's own."""
-    after_termination: AfterTermination = eqx.field(static=True, default="restart")
+    after_termination: AfterTermination = eqx.field(static=True, default="wait")
     """`restart`: again from the initial law, at once. `wait`: no reward until the discount's chance of a restart."""
     iterations: int = eqx.field(static=True, default=1_000)
     """Bound on the iterations."""
