@@ -205,4 +205,5 @@ def test_the_door():
 def test_constant_law_ignores_the_state():
     policy = POLICIES["constant"]
     np.testing.assert_array_equal(policy.mean(STATE), policy.mean(3))
-    assert Constant().size(7) == 1 and Polynomial(degree=1).size(7) == 8
+    assert Constant().size(7) == 1
+    assert Polynomial(degree=1).size(7) == 8

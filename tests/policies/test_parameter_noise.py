@@ -161,7 +161,8 @@ def test_fit_is_the_maximum(implementation):
 def test_fit_at_the_edges():
     Phi, A = samples(50)
     one = parameter_noise_fit(Phi[:1], A[:1])
-    assert np.all(np.isfinite(one.W)) and np.all(np.isfinite(one.parameter_covariance))
+    assert np.all(np.isfinite(one.W))
+    assert np.all(np.isfinite(one.parameter_covariance))
     padded = parameter_noise_fit(
         np.concatenate([Phi, np.full((3, 2), np.nan)]),
         np.concatenate([A, np.full((3, 2), np.nan)]),

@@ -274,8 +274,10 @@ def test_denominators_are_held(implementation, covariance):
     fit = implementation(covariance)
     for log_d in (np.zeros(1), np.array([0.0, np.log(1e-8)])):
         found = fit(np.ones((log_d.size, 1)), np.array([[1.0], [2.0]])[: log_d.size], log_d)
-        assert found.result is Result.COLLAPSED and bool(found.guarded)
-        assert np.all(np.isfinite(found.covariance)) and np.all(found.covariance > 0.0)
+        assert found.result is Result.COLLAPSED
+        assert bool(found.guarded)
+        assert np.all(np.isfinite(found.covariance))
+        assert np.all(found.covariance > 0.0)
         np.testing.assert_allclose(found.denominator, 0.5 / found.effective_sample_size)
         assert found.covariance[0, 0] < 1e-7  # without the guard 0.5, from weights of which one is all
 
@@ -283,10 +285,13 @@ def test_denominators_are_held(implementation, covariance):
 def test_the_guard_rests_where_there_is_freedom():
     """Equal weights and one sample more than features leave one degree of freedom, which is an unbiased estimate."""
     fit = weighted_linear_gaussian(PHI[: K + 1], A[: K + 1], covariance=GENERAL)
-    assert not fit.guarded and fit.result is Result.CONVERGED
+    assert not fit.guarded
+    assert fit.result is Result.CONVERGED
     np.testing.assert_allclose(fit.denominator * (K + 1), 1.0, 1e-9)
     fit = weighted_linear_gaussian(PHI[:K], A[:K], covariance=GENERAL)
-    assert fit.guarded and fit.floored and np.linalg.eigvalsh(fit.covariance).min() > 0.0
+    assert fit.guarded
+    assert fit.floored
+    assert np.linalg.eigvalsh(fit.covariance).min() > 0.0
 
 
 def test_dependent_features():
@@ -305,7 +310,8 @@ def test_dependent_features():
 def test_fewer_samples_than_features():
     fit = weighted_linear_gaussian(PHI[:2], A[:2])
     np.testing.assert_allclose(PHI[:2] @ fit.W, A[:2], 1e-10)
-    assert fit.rank == 2 and fit.floored
+    assert fit.rank == 2
+    assert fit.floored
     assert np.all(np.isfinite(np.linalg.cholesky(fit.covariance)))
 
 
@@ -342,7 +348,8 @@ def test_floor_and_ridge():
     line = np.column_stack([A[:, 0], A[:, 0]])
     fit = weighted_linear_gaussian(PHI, line, floor=0.01)
     np.testing.assert_allclose(np.linalg.eigvalsh(fit.covariance)[0], 0.01, 1e-9)
-    assert fit.floored and not weighted_linear_gaussian(PHI, A, floor=0.01).floored
+    assert fit.floored
+    assert not weighted_linear_gaussian(PHI, A, floor=0.01).floored
     size = np.sqrt(D @ PHI**2 / D.sum())
     expected = np.linalg.solve(PHI.T @ np.diag(D / D.sum()) @ PHI + 0.1 * np.diag(size**2), PHI.T @ (D[:, None] * A))
     np.testing.assert_allclose(weighted_linear_gaussian(PHI, A, LOG_D, ridge=0.1).W, expected / D.sum(), 1e-11)

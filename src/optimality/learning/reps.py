@@ -334,18 +334,19 @@ class REPS(AbstractLearner):
         newest = Past(now, jnp.asarray(state.law.W), jnp.asarray(state.law.scale_cholesky), jnp.ones((), bool))
         return jax.tree.map(lambda new, old: jnp.concatenate([new[None], old[:-1]]), newest, state.past)
 
-    def expected(self, state, samples, phi, psi, after, first, action):
+    def expected(self, state, samples, phi, psi, after, first, action) -> Array:
         """`E psi(s')` of the process with its restarts."""
         first = jnp.where(state.known[:, None], first, 0.0)
         number = jnp.maximum(jnp.sum(state.known, dtype=first.dtype), 1.0)
         start = jnp.sum(first, axis=0, keepdims=True) / number
         after = with_resets(after, start, terminated=samples.terminated, discount=state.going_on.astype(after.dtype))
         if self.next_features == "single_sample":
-            return after
+            return jnp.asarray(after)
         seen = jnp.concatenate([psi, phi], axis=1)
         pairs = seen[:, :, None] * action[:, None, :]  # what an action does depends on the state
         inputs = jnp.concatenate([seen, action, action**2, pairs.reshape(seen.shape[0], -1)], axis=1)
-        return ridge(after, inputs, penalty=jnp.asarray(self.ridge_penalty, after.dtype), valid=samples.valid)
+        penalty = jnp.asarray(self.ridge_penalty, after.dtype)
+        return jnp.asarray(ridge(after, inputs, penalty=penalty, valid=samples.valid))
 
 
 def _log_density(phi, action, W, factor):
