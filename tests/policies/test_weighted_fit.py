@@ -1,6 +1,7 @@
 """Weighted maximum likelihood against least squares, automatic differentiation, dense projections and simulation."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -217,12 +218,14 @@ def test_unit_weights_leave_samples_less_features(implementation):
 
 def mean_variances(log_d, Phi, actions, *forms):
     """Mean over draws of the fitted variance, and its standard error, for each form of the denominator."""
+    actions, log_d = np.asarray(actions), np.array(log_d)
     with jax.enable_x64(True):
+        # One after another: thousands of factorizations in one batch can lock up the threads of XLA on a CPU.
         fits = [
-            jax.jit(jax.vmap(lambda a, d, c=c: weighted_linear_gaussian(Phi, a, d, covariance=c).covariance[0, 0]))
+            jax.jit(partial(jax.lax.map, lambda x, c=c: weighted_linear_gaussian(Phi, *x, covariance=c).covariance))
             for c in forms
         ]
-        values = [np.asarray(fit(actions, log_d)) for fit in fits]
+        values = [np.asarray(fit((actions, log_d)))[:, 0, 0] for fit in fits]
     return [v.mean() for v in values], [v.std() / v.size**0.5 for v in values]
 
 
