@@ -170,7 +170,8 @@ def test_no_policy_within_the_bound_is_likelier(size):
 def test_a_wide_bound_gives_the_plain_fit(size, structure):
     data = instance(*size)
     fit, expected = constrained(*data, bound=1e4, structure=structure), plain(*data, bound=0.0, structure=structure)
-    assert fit.result is Result.CONSTRAINT_INACTIVE and fit.multiplier == 0.0
+    assert fit.result is Result.CONSTRAINT_INACTIVE
+    assert fit.multiplier == 0.0
     np.testing.assert_allclose(fit.W, expected.W, 1e-9, atol=1e-11)
     np.testing.assert_allclose(fit.covariance, expected.covariance, 1e-9, atol=1e-11)
 
@@ -222,7 +223,8 @@ def test_with_few_samples_the_plain_fit_breaks_the_bound_of_the_weights():
             held = kl_constrained_fit(*old, Phi, A, log_d, bound=0.5)
             bounded.append(mean_kl(old, (held.W, held.covariance), Phi, q))
         means[number] = np.mean(new_old)
-        assert np.mean(old_new) > np.mean(new_old) and np.max(bounded) <= 0.5 * (1 + 1e-9)
+        assert np.mean(old_new) > np.mean(new_old)
+        assert np.max(bounded) <= 0.5 * (1 + 1e-9)
     assert means[20] == pytest.approx(1.15, abs=0.15)
     assert means[100] == pytest.approx(0.61, abs=0.06)
 
@@ -283,7 +285,8 @@ def test_inside_jit():
 
     bound = jnp.asarray(0.1)
     good = fit(covariance, A, log_d, bound)
-    assert good.W.dtype == jnp.float32 and Result.of(good.result) is Result.CONVERGED
+    assert good.W.dtype == jnp.float32
+    assert Result.of(good.result) is Result.CONVERGED
     np.testing.assert_allclose(good.kl_old_new, 0.1, 1e-4)
     exact = kl_constrained_fit(*(x.astype(np.float64) for x in (W, covariance, Phi, A, log_d)), bound=0.1)
     np.testing.assert_allclose(good.covariance, exact.covariance, 1e-4, atol=1e-5)
