@@ -251,7 +251,8 @@ def test_dependent_and_unvisited_features():
     W, covariance, Phi, A, log_d, log_q = instance(60, 3, 2)
     expected = kl_constrained_fit(W, covariance, Phi, A, log_d, bound=0.1, log_visits=log_q)
     more = np.column_stack([Phi, Phi[:, 1], np.where(np.isneginf(log_d), 1.0, 0.0)])
-    fit = kl_constrained_fit(np.vstack([W, np.zeros((1, 2)), [[3.0, 4.0]]]), covariance, more, A, log_d, bound=0.1, log_visits=log_q)  # fmt: skip
+    old = np.vstack([W, np.zeros((1, 2)), [[3.0, 4.0]]])
+    fit = kl_constrained_fit(old, covariance, more, A, log_d, bound=0.1, log_visits=log_q)
     np.testing.assert_allclose(more @ fit.W, Phi @ expected.W, 1e-8, atol=1e-9)
     np.testing.assert_allclose(fit.W[4], [3.0, 4.0])
     np.testing.assert_allclose(fit.covariance, expected.covariance, 1e-8)
