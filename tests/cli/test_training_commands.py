@@ -240,18 +240,21 @@ SMALL = {
     ],
 }
 CONTINUOUS = ("reps",)
+WHOLE = {"episodic-reps": "600"}
+"""Steps of the longer run; a chunk of whole episodes may take more than 150."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [entry.name for entry in registry.LEARNERS])
 def test_n_and_n_steps_through_a_new_process_are_2n_to_the_bit(method, tmp_path):
     short = ["--chunk", "3", "--evaluation-episodes", "2", "--out", str(tmp_path), "--json"]
+    steps = WHOLE.get(method, "150")
     train = ["train", "Pendulum-v1" if method in CONTINUOUS else "CartPole-v1", method, *SMALL[method]]
     assert main([*train, "--steps", "40", *short]) == 0
     half = next(tmp_path.iterdir())
-    done = subprocess.run([*COMMAND, "resume", str(half), "--steps", "150", "--json"], capture_output=True, text=True)
+    done = subprocess.run([*COMMAND, "resume", str(half), "--steps", steps, "--json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert main([*train, "--steps", "150", *short]) == 0
+    assert main([*train, "--steps", steps, *short]) == 0
     whole = next(path for path in tmp_path.iterdir() if path != half)
     assert newest_arrays(half) == newest_arrays(whole)
     loaded = ox.load_policy(half)
