@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+import jax
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,6 +22,7 @@ from optimality.experiments import plots
 from optimality.experiments.report import to_svg
 from optimality.experiments.temperature_sweep import TemperatureSweep, temperature_sweep, temperatures_for
 from optimality.experiments.training_report import GLOSSARY
+from optimality.policies.weighted_fit import weighted_linear_gaussian
 
 SHOWN = (1.0, 0.1, 0.01, 0.003, 0.001)
 COMMANDS = {
@@ -94,6 +96,7 @@ def pictures_and_tables() -> dict[str, str]:
     optimum = float(lake.initial @ ox.solve(lake, ox.ValueIteration()).value[0])
     sweep = temperature_sweep(lake, np.sort(np.append(temperatures_for(lake), SHOWN)))
     figures = {
+        "covariance_denominators": covariance_denominators(),
         "linear_quadratic_posteriors": linear_quadratic_posteriors(),
         "lake_map": plots.plot_map(lake, soft.value, soft.policy),
         "lake_time": plots.plot_value_in_time(soft.value, lake.initial),
@@ -158,6 +161,59 @@ def linear_quadratic_posteriors() -> Figure:
         right.set(title="first gain less the regulator's", xlabel="noise W")
         for axes, place in ((left, "lower left"), (middle, "lower left"), (right, "upper left")):
             axes.legend(fontsize=7.5, loc=place)
+    return figure
+
+
+def covariance_denominators() -> Figure:
+    """Means of the fitted variance, which is 1, over 2,000 batches of 20 samples: for each denominator and number of
+    features with weights that were fixed before, and for weights of the actions against the width of the weighted law.
+    """
+    names = {
+        "maximum_likelihood": ("maximum likelihood", plots.BLUE),
+        "intercept_correction": ("intercept correction", plots.ORANGE),
+        "general_correction": ("general correction", plots.GREEN),
+    }
+    rng = np.random.default_rng(0)
+    log_weights, states = rng.normal(size=20), rng.normal(size=(20, 7))
+    batches = rng.normal(size=(20, 2000))
+    sizes, temperatures = (1, 3, 8), np.logspace(0.5, -1.5, 9)
+
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(9.0, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for place, (name, (label, color)) in enumerate(names.items()):
+            # each batch is one column of actions: they share features and weights
+            variances = [
+                np.diagonal(
+                    weighted_linear_gaussian(
+                        np.column_stack([np.ones(20), states])[:, :k],
+                        batches,
+                        log_weights,
+                        structure="diagonal",
+                        covariance=name,
+                    ).covariance
+                )
+                for k in sizes
+            ]
+            at = np.arange(3) + 0.27 * (place - 1)
+            errors = [2 * v.std() / v.size**0.5 for v in variances]
+            left.bar(at, [v.mean() for v in variances], 0.25, color=color, label=label, yerr=errors)
+        left.axhline(1.0, color=plots.GRAY, linestyle=":")
+        left.set(title="weights fixed before: mean fitted variance", xlabel="features", ylim=(0.0, 1.6))
+        left.set_xticks(range(3), [str(k) for k in sizes])
+        for name in ("maximum_likelihood", "intercept_correction"):
+            fit = jax.vmap(
+                lambda a, tau, name=name: weighted_linear_gaussian(
+                    np.ones((20, 1)), a[:, None], -(a**2) / (2 * tau), covariance=name
+                ).covariance[0, 0],
+                in_axes=(1, None),
+            )
+            ratios = [np.mean(fit(batches, tau)) * (1 + 1 / tau) for tau in temperatures]
+            right.semilogx(temperatures, ratios, color=names[name][1], marker="o", markersize=3, label=names[name][0])
+        right.axhline(1.0, color=plots.GRAY, linestyle=":")
+        right.set(title="weights of the actions: fitted over true variance", xlabel="temperature", ylim=(0.6, 1.6))
+        for axes in (left, right):
+            axes.legend(fontsize=7.5, loc="upper left" if axes is left else "upper right")
     return figure
 
 

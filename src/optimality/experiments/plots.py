@@ -226,7 +226,7 @@ def plot_learning_curve(groups: Mapping[str, Sequence[Rows]], *, target: float |
 
 
 def plot_metrics(runs: Sequence[Rows], names: Sequence[str]) -> Figure | None:
-    """The course of some metrics, one small panel each; None where no run has any of them."""
+    """The course of some metrics, one small panel each, with its bound dotted; None where no run has any of them."""
     names = [name for name in names if any(np.isfinite(_column(run, name)).any() for run in runs)]
     if not names:
         return None
@@ -238,6 +238,8 @@ def plot_metrics(runs: Sequence[Rows], names: Sequence[str]) -> Figure | None:
         for axes, name in zip(panels, names, strict=False):
             for run in runs:
                 axes.plot(_column(run, "step"), _column(run, name), color=BLUE, alpha=1.0 if len(runs) == 1 else 0.5)
+                if f"{name}_bound" in run[-1]:
+                    axes.plot(_column(run, "step"), _column(run, f"{name}_bound"), color=GRAY, linestyle=":")
             axes.set(title=name.replace("_", " "))
         for axes in panels[len(names) :]:
             axes.set_axis_off()

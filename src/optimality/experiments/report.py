@@ -88,6 +88,11 @@ _EXPLANATIONS = {
         "return of the episodes that ended while it explored. Of several runs: interquartile mean, and the 95 % "
         "interval of a bootstrap over runs."
     ),
+    "The policy": (
+        "Mean action, which is what an evaluation plays, and the spread of drawn actions, both within the "
+        "environment's bounds and in its units. Dots: where episodes of drawn actions went; elsewhere nothing was "
+        "learned."
+    ),
     "What was learned": "Color and number: how good the mode's actions are, exactly, in reward units. Arrows: actions.",
     "States": (
         "Exact mean of each coordinate under the policy, with a band of two standard deviations: 95 % of episodes are "

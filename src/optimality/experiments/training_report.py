@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from optimality.core.solve import solve
+from optimality.environments.abstract import AbstractEnvironment
 from optimality.environments.linear_quadratic import LinearQuadraticEnvironment
 from optimality.environments.tabular import TabularEnvironment
 from optimality.experiments import plots
+from optimality.experiments.policy_pictures import plot_policy
 from optimality.experiments.report import render
 from optimality.experiments.run_folder import RunFolder, read_config, read_metrics, read_record
 from optimality.experiments.saved_policy import FILE, load_policy
@@ -79,18 +81,21 @@ def write_training_report(folder: RunFolder, result: str | None = None) -> None:
     if not metrics:
         return
     result = str(record.get("result", record["status"])) if result is None else result
-    environment, method = _environment_name(config), config["method"]["kind"]
+    name, method = _environment_name(config), config["method"]["kind"]
     figures = {
         "Learning curve": plots.plot_learning_curve({method: [metrics]}, target=config["run"].get("target")),
         "Traces": plots.plot_metrics([metrics], _TRACES),
     }
     summary = training_summary(record, config, metrics, result)
-    exact, picture = _against_the_exact(folder.path, config, summary)
+    environment = _compiled_environment(folder.path, config)
+    policy = load_policy(folder.path) if environment is not None else None
+    exact, picture = _against_the_exact(environment, policy, summary)
     summary["exact"] = exact
-    if picture is not None:
-        figures["What was learned"] = picture
+    figures["What was learned"] = picture
+    if picture is None and isinstance(policy, ActingPolicy):
+        figures["The policy"] = plot_policy(policy, environment)
     figures = {caption: figure for caption, figure in figures.items() if figure is not None}
-    title = f"{environment} by {method}"
+    title = f"{name} by {method}"
     folder.write_text("report.html", render("training.html.jinja", title, summary, figures, folder))
 
 
@@ -149,18 +154,21 @@ def _environment_name(config: dict[str, Any]) -> str:
     return stored.get("kind", stored.get("description", "environment"))
 
 
-def _against_the_exact(path: Path, config: dict[str, Any], summary: dict) -> tuple[dict[str, Any] | None, Any]:
+def _compiled_environment(path: Path, config: dict[str, Any]) -> AbstractEnvironment | None:
+    """What a policy on disk can be held against; None where there is no policy, or the environment ran in Python."""
+    if "kind" not in config["environment"] or not (path / FILE).exists():
+        return None
+    return EnvironmentChoice.from_table(config["environment"]).environment
+
+
+def _against_the_exact(
+    environment: AbstractEnvironment | None, policy: TabularPolicy | ActingPolicy | None, summary: dict
+) -> tuple[dict[str, Any] | None, Any]:
     """Where the environment's problem can be solved: the optimum, and of a table what the learned mode is worth
     exactly, with a picture."""
-    if "kind" not in config["environment"] or not (path / FILE).exists():
-        return None, None
-    environment = EnvironmentChoice.from_table(config["environment"]).environment
     if isinstance(environment, LinearQuadraticEnvironment) and environment.problem.horizon is not None:
         return _against_the_regulator(environment.problem, summary), None
-    if not isinstance(environment, TabularEnvironment):
-        return None, None
-    policy = load_policy(path)
-    if not isinstance(policy, ActingPolicy):
+    if not isinstance(environment, TabularEnvironment) or not isinstance(policy, ActingPolicy):
         return None, None
     mdp = environment.problem
     return exact_comparison(mdp, table_of_modes(policy, mdp))
