@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -97,6 +98,7 @@ def pictures_and_tables() -> dict[str, str]:
     sweep = temperature_sweep(lake, np.sort(np.append(temperatures_for(lake), SHOWN)))
     figures = {
         "covariance_denominators": covariance_denominators(),
+        "own_simulator": own_simulator(),
         "linear_quadratic_posteriors": linear_quadratic_posteriors(),
         "lake_map": plots.plot_map(lake, soft.value, soft.policy),
         "lake_time": plots.plot_value_in_time(soft.value, lake.initial),
@@ -161,6 +163,31 @@ def linear_quadratic_posteriors() -> Figure:
         right.set(title="first gain less the regulator's", xlabel="noise W")
         for axes, place in ((left, "lower left"), (middle, "lower left"), (right, "upper left")):
             axes.legend(fontsize=7.5, loc=place)
+    return figure
+
+
+def own_simulator() -> Figure:
+    """What the code of how_to/your_own_simulator.md learns: that very code is run."""
+    page = (Path(__file__).parent / "how_to" / "your_own_simulator.md").read_text()
+    names: dict = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        for block in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+            exec(block, names)
+    targets = np.linspace(2.0, 8.0, 61)
+    means = np.array([names["search"].mean(names["features"](target)) for target in targets])
+    deviations = np.sqrt(np.diag(names["search"].covariance))
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(9.6, 3.0), layout="constrained")
+        learning, *laws = figure.subplots(1, 3)
+        learning.plot(names["returns_of_updates"], color=plots.BLUE, label="one target")
+        learning.plot(names["returns_of_contextual_updates"], color=plots.ORANGE, label="changing targets")
+        learning.set(title="mean return of 50 throws", xlabel="update")
+        learning.legend(fontsize=7.5)
+        for axes, mean, deviation, title in zip(laws, means.T, deviations, ("angle (rad)", "speed (m/s)"), strict=True):
+            band = mean - 2 * deviation, mean + 2 * deviation
+            axes.fill_between(targets, *band, color=plots.ORANGE, alpha=0.25, linewidth=0.0)
+            axes.plot(targets, mean, color=plots.ORANGE)
+            axes.set(title=title, xlabel="target (m)")
     return figure
 
 
