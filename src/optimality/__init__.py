@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from optimality.learning.reinforce import Reinforce as Reinforce
     from optimality.learning.soft_q_learning import SoftQLearning as SoftQLearning
     from optimality.learning.soft_q_learning import dqn as dqn
+    from optimality.learning.trpo import TRPO as TRPO
+    from optimality.learning.trpo import natural_policy_gradient as natural_policy_gradient
     from optimality.networks.gru import GRU as GRU
     from optimality.networks.mlp import MLP as MLP
     from optimality.planning.deterministic_planning import DeterministicPlanning as DeterministicPlanning

@@ -85,6 +85,12 @@ _LEARNING = "optimality.learning"
 
 LEARNERS = (
     Entry("ppo", f"{_LEARNING}.ppo:PPO", "clipped policy gradients with generalized advantages (default)"),
+    Entry("trpo", f"{_LEARNING}.trpo:TRPO", "natural gradients within a measured bound on the divergence"),
+    Entry(
+        "natural-policy-gradient",
+        f"{_LEARNING}.trpo:natural_policy_gradient",
+        "the same without its line search: the bound is the quadratic model's",
+    ),
     Entry("reinforce", f"{_LEARNING}.reinforce:Reinforce", "Monte Carlo policy gradients of whole episodes"),
     Entry(
         "soft-q-learning",
@@ -261,6 +267,8 @@ EXPORTS = {
     "double_chain": "optimality.problems.generators",
     "double_integrator": "optimality.problems.linear_systems",
     "dqn": "optimality.learning.soft_q_learning",
+    "natural_policy_gradient": "optimality.learning.trpo",
+    "TRPO": "optimality.learning.trpo",
     "load_policy": "optimality.experiments.saved_policy",
     "gridworld": "optimality.problems.gridworld",
     "observability": "optimality.problems.controllability",

@@ -13,6 +13,7 @@ from optimality.learning.ppo import PPO
 from optimality.learning.reinforce import Reinforce
 from optimality.learning.reps import REPS
 from optimality.learning.soft_q_learning import SoftQLearning
+from optimality.learning.trpo import TRPO
 from optimality.networks.gru import GRU
 from optimality.networks.mlp import MLP
 from optimality.policies.kernel_features import RandomFourier
@@ -29,6 +30,7 @@ LEARNERS = {
     "ppo": lambda: (PPO(**SMALL), make("CartPole-v1")),
     "ppo-continuous": lambda: (PPO(**SMALL, normalize_observations=True), make("Pendulum-v1", time_limit=6)),
     "ppo-memory": lambda: (PPO(**SMALL, memory=GRU(units=3)), make("CartPole-v1", time_limit=6)),
+    "trpo": lambda: (TRPO(**SMALL), make("CartPole-v1")),
     "reinforce": lambda: (Reinforce(network=MLP(hidden=(4,)), episodes=1), make("CartPole-v1", time_limit=6)),
     "reps": lambda: (REPS(rollout_steps=6, window=2, **WAVES), make("Pendulum-v1", time_limit=6)),
     "episodic-reps": lambda: (EpisodicREPS(window=2, warm_up=8), make("Pendulum-v1", time_limit=6)),

@@ -30,8 +30,8 @@ from optimality.problems.tabular import TabularMDP
 from optimality.sampling.acting import ActingPolicy
 
 _TRACES = (
-    "entropy", "kl", "policy_kl", "temperature", "effective_sample_size", "policy_loss", "value_loss", "loss",
-    "explained_variance", "epsilon",
+    "entropy", "kl", "policy_kl", "temperature", "effective_sample_size", "gradient_norm", "gradient_noise",
+    "policy_loss", "value_loss", "loss", "explained_variance", "epsilon",
 )  # fmt: skip
 _ABOUT_TIME = ("step", "seconds", "compile_seconds", "evaluation_seconds")
 _SUCCESSES = ("finished", "target_reached", "out_of_time", "stopped")
@@ -44,13 +44,17 @@ GLOSSARY = {
     "episode_length": "mean length of those episodes",
     "episodes": "how many ended",
     "steps_per_second": "environment steps a second, learning included, compilation and evaluation not",
-    "policy_loss": "the surrogate that the policy descends; with the entropy bonus in Reinforce, without it in PPO",
+    "policy_loss": "the surrogate that the policy descends; with the entropy bonus in Reinforce and TRPO, not in PPO",
+    "gradient_norm": "norm of the gradient of the objective in the policy's parameters",
+    "gradient_noise": "norm of its standard error, from the differences between environments or episodes",
+    "step_fraction": "what the search left of the natural step, mean over updates; 0 where none served",
+    "cg_residual": "what conjugate gradients left of the natural gradient's equation, relative to the gradient",
     "value_loss": "half the mean squared error of the value against its target",
     "return": "mean undiscounted return of the episodes that were learned from",
     "length": "mean length of those episodes",
     "entropy": "mean entropy H(pi(. | s)) of the policy in nats",
-    "kl": "PPO: estimate of KL(old || new) over the updates, mean of ratio - 1 - log ratio; REPS: KL(p || q) of the "
-    "weights, which is its bound where that is active",
+    "kl": "PPO: estimate of KL(old || new) over the updates, mean of ratio - 1 - log ratio; TRPO: KL(old || new) of "
+    "its step over the visited states; REPS: KL(p || q) of the weights, the bound where it is active",
     "kl_bound": "the bound epsilon on it",
     "kl_min": "the smallest KL at which the value features can be matched; inf where they cannot",
     "policy_kl": "KL(old || new) of the policy after its fit, averaged over the visited states",

@@ -38,6 +38,19 @@ class Actor(eqx.Module):
         """Over the actions that `mask` allows."""
         return self._entropy(self.network(features), mask)
 
+    def kl(
+        self, other: "Actor", features: Float[Array, " features"], mask: Bool[Array, " actions"] | None = None
+    ) -> Float[Array, ""]:
+        """`KL(self(. | s) || other(. | s))`, of unclipped actions where they are continuous."""
+        ours, theirs = self.network(features), other.network(features)
+        if self.log_deviation is None or other.log_deviation is None:
+            log_p, log_q = masked_log_softmax(ours, mask), masked_log_softmax(theirs, mask)
+            apart = log_p - log_q if mask is None else jnp.where(mask, log_p, 0.0) - jnp.where(mask, log_q, 0.0)
+            return jnp.sum(jnp.exp(log_p) * apart)
+        log_ratio = self.log_deviation - other.log_deviation
+        gap = (ours - theirs) * jnp.exp(-other.log_deviation)
+        return jnp.sum(0.5 * (jnp.exp(2.0 * log_ratio) - 1.0 + gap**2) - log_ratio)
+
     def judge(
         self, features: Float[Array, " features"], action: Array, mask: Bool[Array, " actions"] | None = None
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
