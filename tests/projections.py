@@ -46,3 +46,43 @@ def moment_errors(projection, moments):
     p = np.exp(projection.log_p)
     deviations = moments.std(axis=0)
     return np.abs(p @ moments) / np.where(deviations > 0.0, deviations, 1.0)
+
+
+def random_problem(seed):
+    """`(f, moments, log_base, epsilon)` of 5 to 2,000 samples and up to 20 moments in units from 1e-6 to 1e6: closed
+    or drifting changes, heavy tails, dependent polynomials, one-signed moments; f that is heavy at one end, linear in
+    the moments, or constant."""
+    random = np.random.default_rng([seed, 77])
+    samples = int(np.exp(random.uniform(np.log(5), np.log(2000))))
+    features = int(random.integers(0, min(20, samples) + 1)) if random.uniform() < 0.9 else int(random.integers(0, 21))
+    kind = random.choice(["closed", "drifting", "heavy", "polynomials", "one sign"], p=[0.25, 0.35, 0.15, 0.2, 0.05])
+    if kind == "polynomials":
+        x = random.normal(size=(samples + 1, 1)) ** np.arange(1, features + 1)
+        moments = x[1:] - x[:-1]
+    elif kind == "heavy":
+        psi = random.standard_t(2.0, size=(samples + 1, features))
+        moments = psi[1:] - psi[:-1]
+    else:
+        moments = changes(samples, features, seed)
+    if kind == "drifting":
+        moments = moments + random.choice([0.01, 0.1, 0.5]) * random.normal(size=features)
+    if kind == "one sign":
+        moments = np.abs(moments) + 0.1
+    moments = moments * 10.0 ** random.uniform(-6, 6, size=features)
+    f = random.normal(size=samples) if random.uniform() < 0.5 else -(random.exponential(size=samples) ** 2)
+    unusual = random.uniform()
+    if unusual < 0.05:
+        f = np.full(samples, 1.0)
+    elif unusual < 0.1 and features:
+        f = moments[:, 0] / np.abs(moments[:, 0]).max()
+    f = 10.0 ** random.uniform(-6, 6) * (f + random.choice([0.0, 10.0]))
+    log_base = random.choice([0.0, 1.0]) * random.normal(size=samples)
+    return f, moments, log_base, float(np.exp(random.uniform(np.log(0.01), np.log(3.0))))
+
+
+def padded(problem, samples, features):
+    """The same with samples of no weight and moments that are zero, so that few shapes compile."""
+    f, moments, log_base, epsilon = problem
+    more = samples - len(f)
+    moments = np.pad(moments, ((0, more), (0, features - moments.shape[1])))
+    return np.pad(f, (0, more)), moments, np.pad(log_base, (0, more), constant_values=-np.inf), epsilon

@@ -12,6 +12,7 @@ import scipy.optimize
 import projections
 from clauses import against
 from compilations import counted_compilations
+from optimality.core import tilting
 from optimality.core.information_projection import information_projection
 from optimality.core.result import Result
 from optimality.core.tilting import tilt
@@ -341,6 +342,152 @@ def test_numbers_change_and_nothing_recompiles():
     with counted_compilations() as compiled:
         information_projection(2 * F, 3 * MOMENTS, np.ones(K) * 0.01, log_base=F, epsilon=0.5, slack=1e-4)
     assert compiled.count == 0
+
+
+SHAPES = (64, 512, 2048)
+
+
+@functools.cache
+def solver_of_padded():
+    return jax.jit(
+        jax.vmap(lambda f, c, log_base, epsilon: information_projection(f, c, log_base=log_base, epsilon=epsilon))
+    )
+
+
+def solved_at_random(seeds, rows, features=20):
+    """Problems of at most `rows` samples in one batch: what was solved, and the problems."""
+    problems = [projections.padded(projections.random_problem(seed), rows, features) for seed in seeds]
+    return solver_of_padded()(*(jnp.asarray(np.stack(column)) for column in zip(*problems, strict=True))), problems
+
+
+def check_certificates(found, problems):
+    """Of each that says it converged, from its weights alone; the others keep the bound where they claim to."""
+    kinds = []
+    for i, (_, moments, log_base, epsilon) in enumerate(problems):
+        result = Result.of(found.result[i])
+        kinds.append(result)
+        p, q = np.exp(found.log_p[i]), np.exp(log_base)
+        q = q / q.sum()
+        np.testing.assert_allclose(p.sum(), 1.0, rtol=1e-12)
+        if result in (Result.CONVERGED, Result.COLLAPSED, Result.INFEASIBLE, Result.BELOW_MINIMAL_KL):
+            assert divergence(p, q) <= epsilon * (1 + 1e-8)
+        if result is Result.CONVERGED:
+            assert found.gradient_norm[i] <= 1e-8
+            np.testing.assert_allclose(divergence(p, q), epsilon, rtol=1e-8)
+            size = np.sqrt(q @ moments**2)
+            assert np.all(np.abs(p @ moments) <= 1e-8 * np.where(size > 0.0, size, 1.0))
+    return kinds
+
+
+def seeds_of_at_most(rows, seeds, above=0):
+    return [seed for seed in seeds if above < len(projections.random_problem(seed)[0]) <= rows]
+
+
+@pytest.mark.row("S18.stationary")
+def test_random_problems():
+    """A hundred and more of up to 64 samples and 20 moments, in one batch."""
+    seeds = seeds_of_at_most(64, range(300))[:120]
+    kinds = check_certificates(*solved_at_random(seeds, 64))
+    assert kinds.count(Result.CONVERGED) >= 40
+    assert {Result.INFEASIBLE, Result.BELOW_MINIMAL_KL, Result.CONSTRAINT_INACTIVE, Result.COLLAPSED} <= set(kinds)
+
+
+@pytest.mark.slow
+def test_a_thousand_random_problems():
+    kinds = []
+    for above, rows in zip((0, *SHAPES), SHAPES, strict=False):
+        seeds = seeds_of_at_most(rows, range(1000), above)
+        for start in range(0, len(seeds), 50):
+            kinds += check_certificates(*solved_at_random(seeds[start : start + 50], rows))
+    assert len(kinds) == 1000
+    assert kinds.count(Result.CONVERGED) >= 500
+    assert kinds.count(Result.ITERATION_LIMIT) <= 10
+
+
+@pytest.mark.slow
+def test_many_samples_with_many_moments():
+    """1e5 samples of 300 random Fourier features along one trajectory: the largest that a batch of REPS has."""
+    random = np.random.default_rng(0)
+    samples, size = 100_000, 300
+    states = random.normal(size=(samples + 1, 3))
+    for t in range(samples):
+        states[t + 1] = 0.95 * states[t] + 0.3 * states[t + 1]
+    phi = np.sin(states @ random.normal(size=(3, size)) + random.uniform(-np.pi, np.pi, size=size))
+    f, moments = -np.sum(states[:-1] ** 2, axis=1), phi[1:] - phi[:-1]
+    found = information_projection(f, moments, epsilon=0.5)
+    p = np.exp(found.log_p)
+    assert found.result is Result.CONVERGED
+    np.testing.assert_allclose(divergence(p), 0.5, rtol=1e-8)
+    assert np.all(projections.moment_errors(found, moments) <= 1e-8)
+    assert found.value > f.mean()
+
+
+BASE = 0.5 * np.random.default_rng(6).normal(size=N)
+
+
+def test_order_of_the_samples():
+    plain = information_projection(F, MOMENTS, log_base=BASE, epsilon=EPSILON)
+    order = np.random.default_rng(7).permutation(N)
+    moved = information_projection(F[order], MOMENTS[order], log_base=BASE[order], epsilon=EPSILON)
+    np.testing.assert_allclose(moved.log_p, plain.log_p[order], atol=1e-11)
+    np.testing.assert_allclose(moved.multipliers, plain.multipliers, rtol=1e-9)
+    np.testing.assert_allclose(moved.temperature, plain.temperature, rtol=1e-11)
+
+
+def test_duplicates_and_samples_without_weight():
+    """Each sample twice at half its weight changes nothing, nor do others at weight zero, however wild."""
+    count = N // 3
+    f, moments = sample(count, K, seed=5)
+    base = BASE[:count]
+    none, half = np.full(count, -np.inf), base - math.log(2.0)
+    wild_f, wild = np.full(count, np.nan), np.where(np.arange(count)[:, None] > 3, 1e300, -np.inf) * np.ones(K)
+
+    def solved(others_f, others, log_base):
+        return information_projection(
+            np.r_[f, others_f, f], np.r_[moments, others, moments], log_base=log_base, epsilon=EPSILON
+        )
+
+    plain = solved(0 * f, 0 * moments, np.r_[base, none, none])
+    p, q = np.exp(plain.log_p[:count]), np.exp(base) / np.exp(base).sum()
+    assert plain.result is Result.CONVERGED
+    np.testing.assert_allclose(divergence(p, q), EPSILON, rtol=1e-8)
+    assert np.abs(p @ moments).max() < 1e-8
+    tilt_of_f = np.log(p / q) - (f + moments @ plain.multipliers) / plain.temperature
+    np.testing.assert_allclose(tilt_of_f, tilt_of_f[0], atol=1e-10)
+    for log_base, share in ((np.r_[base, none, none], 0.0), (np.r_[half, none, half], math.log(0.5))):
+        found = solved(wild_f, wild, log_base)
+        np.testing.assert_allclose(found.log_p[:count], plain.log_p[:count] + share, atol=1e-11)
+        np.testing.assert_allclose(found.log_p[count : 2 * count], none)
+        np.testing.assert_allclose(found.log_p[2 * count :], plain.log_p[:count] + share if share else none, atol=1e-11)
+        np.testing.assert_allclose([found.kl, found.kl_min], [plain.kl, plain.kl_min], rtol=1e-10)
+        np.testing.assert_allclose([found.value, found.temperature], [plain.value, plain.temperature], rtol=1e-10)
+        np.testing.assert_allclose(found.multipliers, plain.multipliers, rtol=1e-9)
+
+
+def test_units_of_everything():
+    """`f -> c f + b` and `C -> C A + d` with its target: the weights stay, the temperature follows c, and the
+    multipliers c and the inverse of A."""
+    plain = information_projection(F, MOMENTS, log_base=BASE, epsilon=EPSILON)
+    mixing, shift = np.array([[1e3, 0.0, 0.2], [0.0, 1e-3, 0.0], [5.0, 1e-3, 1.0]]), np.array([30.0, 0.01, -2.0])
+    for scale, offset in ((1e-5, 0.0), (2e4, 7.0)):
+        found = information_projection(
+            scale * F + offset, MOMENTS @ mixing + shift, shift, log_base=BASE + 3.0, epsilon=EPSILON
+        )
+        np.testing.assert_allclose(found.log_p, plain.log_p, atol=1e-10)
+        np.testing.assert_allclose(found.temperature, scale * plain.temperature, rtol=1e-10)
+        np.testing.assert_allclose(mixing @ found.multipliers, scale * plain.multipliers, rtol=1e-8)
+        np.testing.assert_allclose(found.residual, 0.0, atol=1e-8 * np.abs(mixing).max())
+        np.testing.assert_allclose(found.value, scale * plain.value + offset, rtol=1e-10)
+
+
+def test_newton_equations_without_a_covariance():
+    """By conjugate gradients, as above `LARGEST_DIRECT` moments."""
+    now = at(0.37, POINTS[0][1])
+    right = jnp.stack([now.mean, now.with_f], axis=1)
+    direct, iterated = (tilting._solve(jnp.asarray(MOMENTS), now, jnp.asarray(1e-3), right, x) for x in (True, False))
+    covariance = np.cov(MOMENTS.T, aweights=np.asarray(now.p), bias=True) + 1e-3 * np.eye(K)
+    np.testing.assert_allclose(direct, np.linalg.solve(covariance, right), rtol=1e-10)
+    np.testing.assert_allclose(iterated, direct, rtol=1e-3)
 
 
 @functools.partial(jax.jit, static_argnames="bounded")

@@ -36,8 +36,9 @@ Numbers = Float[Array | np.ndarray, "..."]
 
 SMALLEST_DIRECTION = 1e-12
 """Of the moments, relative to the largest once each is scaled to one: what varies less is dropped."""
-LARGEST_DIRECT = 3e8
-"""Samples times squared moments above which Newton's equations are solved by conjugate gradients."""
+LARGEST_DIRECT = 1000
+"""Moments above which Newton's equations are solved by conjugate gradients: both costs are linear in the samples, and
+some thirty passes over them cost what the covariance of so many moments does."""
 
 
 class InformationProjection(eqx.Module):
@@ -315,7 +316,7 @@ def _multipliers(f, z, log_q, level, slack, rounding, bounded, tolerance, max_st
     search = {
         "tolerance": jnp.asarray(tolerance, f.dtype),
         "max_steps": max_steps,
-        "direct": z.shape[0] * size**2 <= LARGEST_DIRECT,
+        "direct": size <= LARGEST_DIRECT,
     }
     nothing, zero = jnp.zeros(size, f.dtype), jnp.zeros((), f.dtype)
     if not bounded:
@@ -333,7 +334,12 @@ def _multipliers(f, z, log_q, level, slack, rounding, bounded, tolerance, max_st
         path = nothing
         p0 = q
     else:
-        nearest = match_moments(jnp.zeros_like(f), z, q, zero, nothing, zero, **search)
+        # Under q the covariance of whitened moments is known: Newton's first step is free, and taken where it is short.
+        mean = q @ z
+        squares = jnp.sum(mean**2)
+        first = -mean / jnp.maximum(1.0 - squares, 0.5)
+        first = jnp.where((squares < 0.25) & (log_mean_exp(z @ first, q)[0] <= 0.0), first, 0.0)
+        nearest = match_moments(jnp.zeros_like(f), z, q, zero, first, zero, **search)
         u0, p0, before = nearest.u, nearest.now.p, nearest.steps
         impossible = nearest.code == Result.INFEASIBLE
         kl_min = jnp.where(impossible, jnp.inf, nearest.now.kl)
