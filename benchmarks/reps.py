@@ -61,12 +61,12 @@ def episode(theta):
 
 
 @partial(jax.jit, static_argnames="plain")
-def searched(key, search, epsilon, plain):
+def searched(key, search, epsilon, bound, plain):
     """The search after all updates, and the returns of as many episodes drawn from it."""
 
     def one(search, key):
         theta = search.sample(key, EPISODES)
-        return update(search, theta, jax.vmap(episode)(theta), epsilon=epsilon, bound=False if plain else None)
+        return update(search, theta, jax.vmap(episode)(theta), epsilon=epsilon, bound=False if plain else bound)
 
     last, key = jax.random.split(key)
     search, done = jax.lax.scan(one, search, jax.random.split(key, UPDATES))
@@ -84,11 +84,12 @@ def learn(record, peer):
         start = jax.tree.map(jnp.asarray, SearchDistribution.around([0.0], np.sqrt(1e-3)))
         expected = [float(episode(jnp.array([theta]))) for theta in CHECKED]
         for epsilon in (0.5, 1.0):
-            for name, plain in (("plain", True), ("bounded", False)):
+            for name, bound in (("plain", None), ("bounded", epsilon), ("bounded by half", 0.5 * epsilon)):
                 seeds = []
                 for seed in range(SEEDS):
                     cpu = time.process_time()
-                    found = searched(jax.random.key(seed), start, jnp.asarray(epsilon), plain)
+                    numbers = jnp.asarray(epsilon), jnp.asarray(epsilon if bound is None else bound)
+                    found = searched(jax.random.key(seed), start, *numbers, bound is None)
                     search, reached, of_mean, farthest = jax.block_until_ready(found)
                     seeds.append(
                         {
