@@ -232,7 +232,7 @@ def _update(
     q = jnp.exp(log_q)
     row = used[:, None]
     finite = jnp.all(jnp.where(row, jnp.isfinite(parameters) & jnp.all(jnp.isfinite(phi), axis=1)[:, None], True))
-    theta, phi = jnp.where(row & finite, parameters, 0.0), jnp.where(row & finite, phi, 1.0)
+    phi = jnp.where(row & finite, phi, 1.0)
     f = jnp.where(used, returns - baseline, 0.0)
     if contextual:
         projection = information_projection(f, phi, q @ phi, log_base=log_q, epsilon=epsilon)
@@ -240,12 +240,12 @@ def _update(
         projection = information_projection(f, log_base=log_q, epsilon=epsilon)
     log_p = projection.log_p
     if plain:
-        fit = weighted_linear_gaussian(phi, theta, log_p, structure=structure)
+        fit = weighted_linear_gaussian(phi, parameters, log_p, structure=structure)
     else:
         fit = kl_constrained_fit(
-            search.W, search.covariance, phi, theta, log_p, bound=bound, log_visits=log_q, structure=structure
+            search.W, search.covariance, phi, parameters, log_p, bound=bound, log_visits=log_q, structure=structure
         )
-    factor = jnp.linalg.cholesky(fit.covariance)
+    factor = _factor(fit.covariance, structure)
     sound = finite & (projection.result != Result.NON_FINITE)
     applied = sound & jnp.all(jnp.isfinite(fit.W)) & jnp.all(jnp.isfinite(factor))
     moved = applied & (projection.result != Result.CONSTRAINT_INACTIVE)
@@ -253,7 +253,11 @@ def _update(
         jnp.where(moved, fit.W, search.W),
         jnp.where(moved, factor, search.scale_cholesky),
     )
-    old_new, new_old = _divergence(search, new, phi, q), _divergence(new, search, phi, q)
+    if plain:
+        moments = phi.T @ (q[:, None] * phi)
+        old_new, new_old = _divergence(search, new, moments), _divergence(new, search, moments)
+    else:
+        old_new, new_old = fit.kl_old_new, fit.kl_new_old
     total = jnp.where(used, returns, 0.0)
     return new, SearchUpdate(
         temperature=projection.temperature,
@@ -272,13 +276,19 @@ def _update(
     )
 
 
-def _divergence(one: SearchDistribution, other: SearchDistribution, phi, q):
-    """`E_q KL(one || other)`."""
+def _factor(covariance, structure: Structure):
+    if structure == "full":
+        return jnp.linalg.cholesky(covariance)
+    variances = jnp.diagonal(covariance)
+    return jnp.diag(jnp.sqrt(jnp.where(variances > 0.0, variances, jnp.nan)))
+
+
+def _divergence(one: SearchDistribution, other: SearchDistribution, moments):
+    """`E_q KL(one || other)`, where `moments` are `E_q phi phi'`."""
     solve = partial(jax.scipy.linalg.solve_triangular, jnp.asarray(other.scale_cholesky), lower=True)
-    ratio = solve(one.scale_cholesky)
-    gap = solve((phi @ (one.W - other.W)).T)
+    ratio, gap = solve(one.scale_cholesky), solve((one.W - other.W).T)
     log_ratio = jnp.log(jnp.diagonal(other.scale_cholesky)) - jnp.log(jnp.diagonal(one.scale_cholesky))
-    return 0.5 * (jnp.sum(ratio**2) - ratio.shape[0] + jnp.sum(q * jnp.sum(gap**2, axis=0))) + jnp.sum(log_ratio)
+    return 0.5 * (jnp.sum(ratio**2) - ratio.shape[0] + jnp.sum(gap * (gap @ moments))) + jnp.sum(log_ratio)
 
 
 _compiled = jax.jit(_update, static_argnames=("contextual", "plain", "structure"))

@@ -181,11 +181,13 @@ def _fit(old_W, old_covariance, Phi, A, log_weights, log_visits, bound, *, round
     log_mu = jnp.where(inactive, nothing, found)
 
     data, old = jnp.where(below, 0.0, _shares(log_mu)[0]), jnp.where(below, 1.0, _shares(log_mu)[1])
-    change = basis @ (_moved(pencil, (data, old))[:, None] * pencil.shift) @ back.T
+    change = basis @ (_moved(pencil, (data, old))[:, None] * pencil.shift)
+    sigma = _covariance(pencil, (data, old), structure)
+    if structure == "full":
+        change, sigma = change @ back.T, back @ sigma @ back.T
+        sigma = 0.5 * (sigma + sigma.T)
     W = W_start + jnp.where(below, 0.0, change)
-    sigma = back @ _covariance(pencil, (data, old), structure) @ back.T
-    sigma = 0.5 * (sigma + sigma.T)
-    kl_old_new, kl_new_old = _divergences(old_factor, jnp.linalg.cholesky(sigma), R_q @ (W - W_start))
+    kl_old_new, kl_new_old = _divergences(old_factor, sigma, R_q @ (W - W_start), structure)
 
     code = jnp.where(at_limit, int(Result.ITERATION_LIMIT), int(Result.CONVERGED))
     code = jnp.where(below, int(Result.BELOW_MINIMAL_KL), code)
@@ -205,7 +207,8 @@ def _fit(old_W, old_covariance, Phi, A, log_weights, log_visits, bound, *, round
 
 
 def _pencil(old_W, old_factor, Phi, A, weights, visits, structure: str):
-    """The basis of the features, the pencil, the map from its actions back to the user's, and a root of G_q."""
+    """The basis of the features, the pencil, the map from its actions back to the user's (None where they are the
+    same), and a root of G_q."""
     dtype, (samples, k), m = Phi.dtype, Phi.shape, A.shape[1]
     size = jnp.sqrt((weights + visits) @ Phi**2)
     size = jnp.where(size > 0.0, size, 1.0)
@@ -232,7 +235,7 @@ def _pencil(old_W, old_factor, Phi, A, weights, visits, structure: str):
             values, vectors = jnp.linalg.eigh(scatter)
             scatter, back, explained = jnp.maximum(values, 0.0), old_factor @ vectors, explained @ vectors
     else:
-        scatter, back = jnp.sum(rest**2, axis=0), jnp.eye(m, dtype=dtype)
+        scatter, back = jnp.sum(rest**2, axis=0), None
         old = jnp.sum(old_factor**2, axis=1)
     pencil = _Pencil(scatter, old, explained, jnp.where(known, c**2, 0.0), visited)
     return basis, pencil, back, R_q * size[None, :]
@@ -347,7 +350,7 @@ def _search(divergence, bound, tolerance: float, max_steps: int):
     return jnp.where(done, x, high), steps, ~done
 
 
-def _divergences(old_factor, new_factor, moved):
+def _divergences(old_factor, sigma, moved, structure: str):
     """Both mean divergences between normal laws whose means differ by rows of `moved`, in total square."""
 
     def mean_kl(of, to):
@@ -356,7 +359,13 @@ def _divergences(old_factor, new_factor, moved):
         logs = jnp.sum(jnp.log(jnp.diagonal(to))) - jnp.sum(jnp.log(jnp.diagonal(of)))
         return 0.5 * (jnp.sum(ratio**2) - of.shape[0] + distance) + logs
 
-    return mean_kl(old_factor, new_factor), mean_kl(new_factor, old_factor)
+    if structure == "full":
+        new_factor = jnp.linalg.cholesky(sigma)
+        return mean_kl(old_factor, new_factor), mean_kl(new_factor, old_factor)
+    variances = jnp.diagonal(sigma)
+    spread = (jnp.sum(old_factor**2, axis=1) + jnp.sum(moved**2, axis=0)) / variances
+    logs = 0.5 * jnp.sum(jnp.log(variances)) - jnp.sum(jnp.log(jnp.diagonal(old_factor)))
+    return 0.5 * jnp.sum(spread - 1.0) + logs, mean_kl(jnp.diag(jnp.sqrt(variances)), old_factor)
 
 
 def _compiled(structure: str, max_steps: int) -> Any:

@@ -225,7 +225,7 @@ def _fit(Phi, A, log_weights, ridge, floor, *, rounding: float, structure: str, 
     P, s, Vt = jnp.linalg.svd(R, full_matrices=False)
     kept = s > jnp.finfo(dtype).eps * max(rows.shape) * s[0]
     shrink = jnp.where(kept, s / jnp.where(kept, s**2 + ridge, 1.0), 0.0)
-    W = Vt.T @ (shrink[:, None] * (P.T @ (Q.T @ (root * A)))) / size[:, None]
+    W = Vt.T @ (shrink[:, None] * (P.T @ ((root * Q).T @ A))) / size[:, None]
 
     residuals = root * (A - Phi @ W)
     P = jnp.where(kept[None, :], P, 0.0)
