@@ -115,6 +115,7 @@ def pictures_and_tables() -> dict[str, str]:
         "metrics.md": metrics(),
         "speeds.md": speeds(),
         "linear_quadratic_speeds.md": linear_quadratic_speeds(),
+        "information_projection_speeds.md": information_projection_speeds(),
     }
 
 
@@ -333,6 +334,40 @@ def linear_quadratic_speeds() -> str:
         table.append(f"| {row['case']} | {row['ms']:.3g} | {by_solve} | {row['compile_s']:.1f} | {listed} | {times} |")
     row = rows[0]
     return "\n".join(table) + f"\n\nCommit {row['commit']}; {row['machine']}; one thread each.\n"
+
+
+def information_projection_speeds() -> str:
+    """The last run of each case of benchmarks/information_projection.py, and what it counted on random problems."""
+    path = Path(__file__).parents[1] / "benchmarks" / "results" / "information_projection.jsonl"
+    newest = {row["case"]: row for row in map(json.loads, path.read_text().splitlines())}
+    table = [
+        "| milliseconds of CPU | ours | floor | L-BFGS-B, whitened | L-BFGS-B, defaults | residuals | compile, s |"
+    ]
+    table.append("| --- | --- | --- | --- | --- | --- | --- |")
+    counted = next(row for case, row in newest.items() if "random" in case)
+    for case, row in newest.items():
+        if row is counted:
+            continue
+        names = ("", "whitened_", "raw_")
+        ours, whitened, raw = (f"{row[f'{name}cpu_ms']:,.3g}" for name in names)
+        raw += "" if row["raw_success"] else " (stopped)"
+        residuals = ", ".join(f"{row[f'{name}residual_sd']:.0e}" for name in names)
+        table.append(
+            f"| {case} | {ours} | {row['floor_ms']:,.3g} | {whitened} | {raw} | {residuals} | {row['compile_s']:.0f} |"
+        )
+    kinds = ("converged", "constraint_inactive", "collapsed", "infeasible", "below_minimal_kl", "iteration_limit")
+    listed = ", ".join(f"{counted[kind]} `{kind.upper()}`" for kind in kinds if counted.get(kind))
+    solvable, successes = counted["raw_successes_solvable"], counted["raw_successes"]
+    verdict = (
+        f"{counted['case']}: {listed}; the largest gradient of those that converged is "
+        f"{counted['largest_gradient']:.0e}. On them L-BFGS-B with its defaults reports {solvable} successes, "
+        f"{counted['raw_wrong_solvable']} of them wrong (residual above 1e-3 deviations or divergence off by more than "
+        f"1 %); whitened {counted['whitened_successes_solvable']}, {counted['whitened_wrong_solvable']} wrong. On the "
+        f"others, which end elsewhere, it still reports {successes - solvable} and "
+        f"{counted['whitened_successes'] - counted['whitened_successes_solvable']}."
+    )
+    source = f"Commit {counted['commit']}; {counted['machine']}; one thread."
+    return "\n".join(table) + f"\n\n{verdict}\n\n{source}\n"
 
 
 def reached(newest: dict, case: str) -> str:
