@@ -116,6 +116,7 @@ def pictures_and_tables() -> dict[str, str]:
         "speeds.md": speeds(),
         "linear_quadratic_speeds.md": linear_quadratic_speeds(),
         "information_projection_speeds.md": information_projection_speeds(),
+        "policy_search_peers.md": policy_search_peers(),
     }
 
 
@@ -368,6 +369,31 @@ def information_projection_speeds() -> str:
     )
     source = f"Commit {counted['commit']}; {counted['machine']}; one thread."
     return "\n".join(table) + f"\n\n{verdict}\n\n{source}\n"
+
+
+def policy_search_peers() -> str:
+    """The newest figures of benchmarks/reps.py: returns in MushroomRL's example, and the time of an update."""
+    lines = (Path(__file__).parents[1] / "benchmarks" / "results" / "reps.jsonl").read_text().splitlines()
+    newest = {(row["kind"], row["case"], row.get("epsilon")): row for row in map(json.loads, lines)}
+    learned = [row for (kind, *_), row in newest.items() if kind == "learning"]
+    table = ["| bound | fit | return, mean of 10 seeds with 95 % interval |", "| --- | --- | --- |"]
+    for row in sorted(learned, key=lambda row: row["epsilon"]):
+        table.append(f"| {row['epsilon']} | {row['case']} | {row['return']:.1f} ± {row['interval']:.1f} |")
+    table += ["", "| CPU milliseconds | plain fit | bounded fit | MushroomRL | times faster | floor |"]
+    table.append("| --- | --- | --- | --- | --- | --- |")
+    for (kind, case, _), row in newest.items():
+        if kind == "update":
+            ours = f"{row['plain_cpu_ms']:.3g} | {row['bounded_cpu_ms']:.3g}"
+            theirs, times = "LinAlgError", ""
+            if "mushroom_cpu_ms" in row:
+                theirs = f"{row['mushroom_cpu_ms']:.3g}"
+                times = f"{row['times_plain']:.2g}, {row['times_bounded']:.2g}"
+            table.append(f"| {case} | {ours} | {theirs} | {times} | {row['floor_cpu_ms']:.2g} |")
+    row = next(row for row in newest.values() if "mushroom" in row)
+    return (
+        "\n".join(table)
+        + f"\n\nCommit {row['commit']}; {row['machine']}; MushroomRL {row['mushroom']}; one thread each.\n"
+    )
 
 
 def reached(newest: dict, case: str) -> str:

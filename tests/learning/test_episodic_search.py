@@ -88,3 +88,45 @@ def test_nothing_to_learn_and_bad_data_leave_the_search():
 def test_errors(change, match):
     with pytest.raises(ValueError, match=match):
         update(SEARCH, **{"parameters": THETA[:20], "returns": RETURNS[:20], "epsilon": 0.5, **change})
+
+
+def gaussian_divergence(new):
+    """`KL(N(0, I) || new)`."""
+    ratio = np.linalg.inv(new.covariance)
+    return 0.5 * (np.trace(ratio) - D + new.mean() @ ratio @ new.mean() + np.linalg.slogdet(new.covariance)[1])
+
+
+def test_the_plain_fit_is_weighted_likelihood_and_bounded_by_nothing():
+    """The weights keep to epsilon all the same."""
+    for seed in range(5):
+        theta = np.random.default_rng(seed).normal(size=(20, D))
+        returns = -np.einsum("ni,ij,nj->n", theta - 1.0, CURVATURE, theta - 1.0)
+        new, done = update(SEARCH, theta, returns, epsilon=0.5, bound=False)
+        p = np.exp(done.log_weights)
+        np.testing.assert_allclose(new.mean(), p @ theta, atol=1e-10)
+        np.testing.assert_allclose(new.covariance, (theta.T * p) @ theta - np.outer(p @ theta, p @ theta), atol=1e-10)
+        assert done.kl == pytest.approx(0.5, rel=1e-6)
+        assert done.kl_old_new == pytest.approx(gaussian_divergence(new), rel=1e-8)
+        assert done.kl_old_new > 1.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.row("E0.23.samples")
+def test_a_bound_of_log_n_leaves_the_best_sample_alone(seed):
+    random = np.random.default_rng(seed)
+    theta, returns = random.normal(size=(20, D)), random.normal(size=20)
+    best = np.argmax(returns)
+    for epsilon in (np.log(20.0), 5.0):
+        new, done = update(SEARCH, theta, returns, epsilon=epsilon)
+        assert done.result is Result.COLLAPSED
+        assert done.applied
+        np.testing.assert_array_equal(np.exp(done.log_weights), np.arange(20) == best)
+        assert done.kl == pytest.approx(np.log(20.0))
+        assert done.effective_sample_size == pytest.approx(1.0)
+        assert done.kl_old_new <= epsilon + 1e-8  # the bound keeps the covariance from vanishing with it
+        assert done.kl_old_new == pytest.approx(gaussian_divergence(new), rel=1e-8)
+        assert all(np.all(np.isfinite(leaf)) for leaf in (new.W, new.scale_cholesky, done.kl_new_old))
+    plain, done = update(SEARCH, theta, returns, epsilon=5.0, bound=False)
+    assert done.result is Result.COLLAPSED
+    np.testing.assert_allclose(plain.mean(), theta[best], rtol=1e-12)
+    np.testing.assert_allclose(plain.covariance, 1e-10 * np.eye(D), rtol=1e-4)  # the floor of the fit

@@ -239,12 +239,14 @@ def _update(
     else:
         projection = information_projection(f, log_base=log_q, epsilon=epsilon)
     log_p = projection.log_p
+    divergences = None
     if plain:
         fit = weighted_linear_gaussian(phi, parameters, log_p, structure=structure)
     else:
         fit = kl_constrained_fit(
             search.W, search.covariance, phi, parameters, log_p, bound=bound, log_visits=log_q, structure=structure
         )
+        divergences = jnp.asarray(fit.kl_old_new), jnp.asarray(fit.kl_new_old)
     factor = _factor(fit.covariance, structure)
     sound = finite & (projection.result != Result.NON_FINITE)
     applied = sound & jnp.all(jnp.isfinite(fit.W)) & jnp.all(jnp.isfinite(factor))
@@ -253,11 +255,10 @@ def _update(
         jnp.where(moved, fit.W, search.W),
         jnp.where(moved, factor, search.scale_cholesky),
     )
-    if plain:
+    if divergences is None:
         moments = phi.T @ (q[:, None] * phi)
-        old_new, new_old = _divergence(search, new, moments), _divergence(new, search, moments)
-    else:
-        old_new, new_old = fit.kl_old_new, fit.kl_new_old
+        divergences = _divergence(search, new, moments), _divergence(new, search, moments)
+    old_new, new_old = divergences
     total = jnp.where(used, returns, 0.0)
     return new, SearchUpdate(
         temperature=projection.temperature,

@@ -183,7 +183,7 @@ def _fit(old_W, old_covariance, Phi, A, log_weights, log_visits, bound, *, round
     data, old = jnp.where(below, 0.0, _shares(log_mu)[0]), jnp.where(below, 1.0, _shares(log_mu)[1])
     change = basis @ (_moved(pencil, (data, old))[:, None] * pencil.shift)
     sigma = _covariance(pencil, (data, old), structure)
-    if structure == "full":
+    if back is not None:
         change, sigma = change @ back.T, back @ sigma @ back.T
         sigma = 0.5 * (sigma + sigma.T)
     W = W_start + jnp.where(below, 0.0, change)
