@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from optimality.experiments.training_run import TrainingFailed as TrainingFailed
     from optimality.experiments.training_run import resume as resume
     from optimality.experiments.training_run import train as train
+    from optimality.learning.maxent_policy_gradient import MaxEntPolicyGradient as MaxEntPolicyGradient
     from optimality.learning.ppo import PPO as PPO
     from optimality.learning.reinforce import Reinforce as Reinforce
     from optimality.learning.soft_q_learning import SoftQLearning as SoftQLearning

@@ -93,6 +93,11 @@ LEARNERS = (
     ),
     Entry("reinforce", f"{_LEARNING}.reinforce:Reinforce", "Monte Carlo policy gradients of whole episodes"),
     Entry(
+        "maxent-policy-gradient",
+        f"{_LEARNING}.maxent_policy_gradient:MaxEntPolicyGradient",
+        "policy gradients of reward plus entropy by action values, up to soft Q-learning",
+    ),
+    Entry(
         "soft-q-learning",
         f"{_LEARNING}.soft_q_learning:SoftQLearning",
         "maximum-entropy action values from a replay, or a table of them",
@@ -129,6 +134,7 @@ SAVED = {
     "actor-policy": f"{_LEARNING}.actor:ActorPolicy",
     "actor": f"{_LEARNING}.actor:Actor",
     "soft-q-policy": f"{_LEARNING}.action_values:SoftQPolicy",
+    "dueling": f"{_LEARNING}.maxent_policy_gradient:Dueling",
     "table": f"{_LEARNING}.action_values:Table",
     "perceptron": "optimality.networks.mlp:Perceptron",
     "gru-cell": "optimality.networks.gru:GRUCell",
@@ -268,6 +274,7 @@ EXPORTS = {
     "double_integrator": "optimality.problems.linear_systems",
     "dqn": "optimality.learning.soft_q_learning",
     "natural_policy_gradient": "optimality.learning.trpo",
+    "MaxEntPolicyGradient": "optimality.learning.maxent_policy_gradient",
     "TRPO": "optimality.learning.trpo",
     "load_policy": "optimality.experiments.saved_policy",
     "gridworld": "optimality.problems.gridworld",

@@ -9,6 +9,7 @@ from clauses import against
 from keys import check_keys
 from optimality.environments.catalog import make
 from optimality.learning.episodic_reps import EpisodicREPS
+from optimality.learning.maxent_policy_gradient import MaxEntPolicyGradient
 from optimality.learning.ppo import PPO
 from optimality.learning.reinforce import Reinforce
 from optimality.learning.reps import REPS
@@ -31,6 +32,7 @@ LEARNERS = {
     "ppo-continuous": lambda: (PPO(**SMALL, normalize_observations=True), make("Pendulum-v1", time_limit=6)),
     "ppo-memory": lambda: (PPO(**SMALL, memory=GRU(units=3)), make("CartPole-v1", time_limit=6)),
     "trpo": lambda: (TRPO(**SMALL), make("CartPole-v1")),
+    "maxent": lambda: (MaxEntPolicyGradient(network=MLP(hidden=(4,)), episodes=1), make("CartPole-v1", time_limit=6)),
     "reinforce": lambda: (Reinforce(network=MLP(hidden=(4,)), episodes=1), make("CartPole-v1", time_limit=6)),
     "reps": lambda: (REPS(rollout_steps=6, window=2, **WAVES), make("Pendulum-v1", time_limit=6)),
     "episodic-reps": lambda: (EpisodicREPS(window=2, warm_up=8), make("Pendulum-v1", time_limit=6)),
