@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from optimality.planning.deterministic_planning import DeterministicPlanning as DeterministicPlanning
     from optimality.planning.exact_inference import ExactInference as ExactInference
     from optimality.planning.exact_inference import posterior_dynamics as posterior_dynamics
+    from optimality.planning.exact_policy_gradient import ExactPolicyGradient as ExactPolicyGradient
     from optimality.planning.exact_reps import ExactREPS as ExactREPS
     from optimality.planning.extended_kalman_filter import extended_kalman_filter as extended_kalman_filter
     from optimality.planning.hmm_filter import belief_update as belief_update
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from optimality.planning.quadratic_value import QuadraticValue as QuadraticValue
     from optimality.planning.risk_sensitive_lqr import RiskSensitiveLQR as RiskSensitiveLQR
     from optimality.planning.soft_value_iteration import SoftValueIteration as SoftValueIteration
+    from optimality.planning.softmax_gradient import exact_policy_gradient as exact_policy_gradient
     from optimality.planning.value_iteration import ValueIteration as ValueIteration
     from optimality.planning.variational_filter import variational_filter as variational_filter
     from optimality.planning.variational_inference import VariationalInference as VariationalInference

@@ -50,6 +50,11 @@ METHODS = (
         "relative entropy policy search with a known model: improvement within a KL bound, until nothing improves",
     ),
     Entry(
+        "exact-policy-gradient",
+        f"{_PLANNING}.exact_policy_gradient:ExactPolicyGradient",
+        "ascent along the exact policy gradient, natural or plain, with or without entropy",
+    ),
+    Entry(
         "deterministic-planning",
         f"{_PLANNING}.deterministic_planning:DeterministicPlanning",
         "the best action sequence where nothing is random",
@@ -240,6 +245,8 @@ EXPORTS = {
     "Discounted": "optimality.problems.criterion",
     "EpisodicREPS": "optimality.learning.episodic_reps",
     "ExactREPS": "optimality.planning.exact_reps",
+    "ExactPolicyGradient": "optimality.planning.exact_policy_gradient",
+    "exact_policy_gradient": "optimality.planning.softmax_gradient",
     "ExactInference": "optimality.planning.exact_inference",
     "FiniteHorizon": "optimality.problems.criterion",
     "PolicyEvaluation": "optimality.planning.policy_evaluation",

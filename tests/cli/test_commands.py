@@ -119,6 +119,8 @@ def test_options_override_the_config(frozen_lake, tmp_path, capsys):
             ["FrozenLake-v1", "exact-reps", "--discount", "0.99", "--after-termination", "wait"],
             {"expected_return": 0.54203, "optimum": 0.54203},
         ),
+        (["FrozenLake-v1", "exact-policy-gradient"], {"expected_return": 0.74419, "optimum": 0.74419}),
+        (["chain", "exact-policy-gradient", "--discount", "0.9", "--step", "gradient"], {}),
         (["gridworld", "--problem.map", "S.G/.H.", "--criterion", "finite-horizon", "--criterion.horizon", "9"], {}),
         (["random", "--problem.termination", "0.1", "--criterion", "until-termination", "--temperature", "0.1"], {}),
     ],

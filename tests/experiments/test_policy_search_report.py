@@ -6,7 +6,7 @@ import pytest
 
 import optimality as ox
 from optimality.experiments.planning_run import run_planning
-from optimality.experiments.policy_search_plots import plot_policy_search
+from optimality.experiments.policy_search_plots import plot_policy_gradient, plot_policy_search
 from optimality.experiments.problem_choice import ProblemChoice
 
 
@@ -39,3 +39,32 @@ def test_restarts_are_noted():
 def test_the_figure_needs_no_bounds():
     figure = plot_policy_search([{"step": 0, "expected_reward": 1.0}])
     assert len(figure.axes) == 3
+
+
+def test_an_ascent_is_written_and_drawn(tmp_path):
+    choice = ProblemChoice("gridworld", {"map": "S.H/..G"}, ox.Discounted(0.9))
+    method = ox.ExactPolicyGradient(temperature=0.1)
+    run, path = run_planning(choice, method, episodes=20, sweep=False, out=tmp_path)
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(len(rows)))
+    assert set(rows[0]) == {"step", "objective", "gradient_norm", "expected_entropy"}
+    assert set(rows[1]) == {*rows[0], "kl", "step_size"}
+    assert rows[-1]["gradient_norm"] < 1e-9 < rows[0]["gradient_norm"]
+    page = (path / "report.html").read_text()
+    assert f"converged after {len(rows) - 1} iterations" in page
+    assert "still to gain, at most" in page
+    assert "norm of the gradient" in page
+    assert run.heading()[0] == "exact-policy-gradient, temperature 0.1, entropy form, natural steps"
+    assert "gradient norm" in [row[0] for row in run.rows()]
+
+
+def test_a_plateau_is_noted():
+    """Plain ascent walks back and forth away from the cliff, almost deterministic."""
+    choice = ProblemChoice("CliffWalking-v1", {}, ox.Discounted(0.99))
+    run, _ = run_planning(choice, ox.ExactPolicyGradient(step="gradient"), episodes=2, sweep=False)
+    assert any("The gradient vanished 87.75 below the optimum" in note for note in run.notes)
+
+
+def test_the_figure_of_an_ascent_needs_no_steps():
+    figure = plot_policy_gradient([{"step": 0, "objective": 1.0, "gradient_norm": 0.0, "expected_entropy": 0.0}])
+    assert len(figure.axes) == 4

@@ -41,3 +41,38 @@ def plot_policy_search(
         axis.set(xlabel="iteration", xlim=(-0.3, step[-1] + 0.3))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
+
+
+def plot_policy_gradient(rows: Sequence[dict[str, Any]], *, optimum: float | None = None) -> Figure:
+    """`objective`, `gradient_norm`, `expected_entropy` and `kl` against `step`; the best return with the first."""
+    step = np.array([row["step"] for row in rows])
+    columns = {
+        name: np.array([row.get(name, np.nan) for row in rows], np.float64)
+        for name in ("objective", "gradient_norm", "expected_entropy", "kl")
+    }
+    style = {"marker": "o" if step.size < 60 else "", "markersize": 3.0, "linewidth": 1.2}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(12.4, 2.9), layout="constrained")
+        axes = figure.subplots(1, 4)
+    axes[0].plot(step, columns["objective"], color=BLUE, **style)
+    if optimum is not None:
+        axes[0].axhline(optimum, color=GRAY, linestyle="--", linewidth=0.9, label="optimum")
+        axes[0].legend(fontsize=7.5, loc="lower right")
+    axes[0].set(title="objective (units of reward)")
+    _positive(axes[1], step, columns["gradient_norm"], style)
+    axes[1].set(title="norm of the gradient")
+    axes[2].plot(step, columns["expected_entropy"], color=ORANGE, **style)
+    axes[2].set(title="expected entropy (nats)", ylim=(0.0, None))
+    _positive(axes[3], step, columns["kl"], style)
+    axes[3].set(title="KL of a step (nats)")
+    for axis in axes:
+        axis.set(xlabel="iteration", xlim=(-0.3, step[-1] + 0.3))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def _positive(axis: Any, step: np.ndarray, values: np.ndarray, style: dict[str, Any]) -> None:
+    """On a logarithmic axis, which has no room for zeros."""
+    inside = values > 0.0
+    if inside.any():
+        axis.semilogy(step[inside], values[inside], color=ORANGE, **style)

@@ -83,6 +83,11 @@ _EXPLANATIONS = {
         "policy before, and how far it might. Right: the price of a nat of that distance, the projection's "
         "temperature; where the best policy of all lies within the bound it is zero, and not drawn."
     ),
+    "Ascent": (
+        "Along the exact policy gradient. From the left: the objective of each policy, entropy included where it has a "
+        "price; the size of its gradient in the logits; how random the policy is over an episode; and how far each "
+        "step went, the mean KL of the new policy to the old one where the new one goes."
+    ),
     "Learning curve": (
         "Mean return of each evaluation, by the mode of the policy, against steps of the environment. Pale: the mean "
         "return of the episodes that ended while it explored. Of several runs: interquartile mean, and the 95 % "

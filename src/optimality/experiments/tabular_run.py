@@ -12,7 +12,7 @@ from optimality.core.solve import Method, Solution, solve
 from optimality.experiments import plots
 from optimality.experiments.configuration import kind_of, to_table
 from optimality.experiments.measured import Measured, compare, stopwatch
-from optimality.experiments.policy_search_plots import plot_policy_search
+from optimality.experiments.policy_search_plots import plot_policy_gradient, plot_policy_search
 from optimality.experiments.problem_choice import ProblemChoice
 from optimality.experiments.report import format_number, write_report
 from optimality.experiments.rollouts import in_environment, in_model
@@ -20,12 +20,15 @@ from optimality.experiments.run_folder import RunFolder
 from optimality.experiments.saved_policy import FILE, policy_bytes
 from optimality.experiments.statistics import return_moments
 from optimality.experiments.temperature_sweep import TemperatureSweep, is_small, temperature_sweep
+from optimality.planning.exact_policy_gradient import ExactPolicyGradient, ExactPolicyGradientDetails
 from optimality.planning.exact_reps import ExactREPS, ExactREPSDetails
 from optimality.planning.policy_evaluation import PolicyEvaluation, UnderPolicy
 from optimality.planning.policy_iteration import PolicyIteration
 from optimality.planning.value_iteration import ValueIteration
 from optimality.problems.criterion import AverageReward, FiniteHorizon
 from optimality.problems.tabular import TabularMDP
+
+_IMPROVE_POLICIES = (ExactPolicyGradient, ExactREPS, PolicyIteration)
 
 
 class TabularRun(NamedTuple):
@@ -52,7 +55,7 @@ class TabularRun(NamedTuple):
     def summary(self) -> dict[str, Any]:
         """The numbers, for `run.json` and `--json`."""
         details = self.solution.details
-        extra = ("log_evidence", "elbo", "gap", "upper_bound")
+        extra = ("log_evidence", "elbo", "gap", "upper_bound", "optimality_gap")
         inference = {name: float(getattr(details, name)) for name in extra if hasattr(details, name)}
         return {
             "problem": self.mdp.name,
@@ -60,7 +63,7 @@ class TabularRun(NamedTuple):
             "criterion": to_table(self.mdp.criterion),
             "result": self.solution.result.name.lower(),
             "steps": int(self.solution.stats["steps"]),
-            "counted": "iterations" if isinstance(self.method, ExactREPS | PolicyIteration) else "sweeps",
+            "counted": "iterations" if isinstance(self.method, _IMPROVE_POLICIES) else "sweeps",
             "exact": {
                 "expected_return": self.expected_return,
                 "expected_entropy": self.expected_entropy,
@@ -81,6 +84,8 @@ class TabularRun(NamedTuple):
         form = {None: "", "none": ", entropy form"}.get(prior, f", KL form with {prior} prior")
         if isinstance(self.method, ExactREPS):
             form = f", KL bound {float(np.asarray(self.method.epsilon)):g} an iteration, from the {prior} prior"
+        if isinstance(self.method, ExactPolicyGradient):
+            form += f", {self.method.step} steps"
         states, actions = self.mdp.shape
         return f"{kind_of(type(self.method))}{temperature}{form}", f"{states} states, {actions} actions"
 
@@ -100,6 +105,10 @@ class TabularRun(NamedTuple):
         if isinstance(self.solution.details, ExactREPSDetails):
             reached, bound = float(self.solution.details.gain), exact["upper_bound"]
             rows.append(("reward per step", format_number(reached), f"at most {format_number(bound)} by its value"))
+        if isinstance(self.solution.details, ExactPolicyGradientDetails):
+            last, gap = iterations(self.solution)[-1], exact["optimality_gap"]
+            remark = f"of the objective, to which at most {format_number(gap)} can be added"
+            rows.append(("gradient norm", format_number(last["gradient_norm"]), remark))
         return rows
 
 
@@ -118,6 +127,12 @@ def run_in_table(
     optimum = start_value(mdp, best) if best.result.is_success else math.nan
     if not best.result.is_success:
         notes.append(f"optimum: {best.result.sentence}")
+    reached = float(evaluated.details.expected_return)
+    if _on_plateau(method, reached, optimum):
+        notes.append(
+            f"The gradient vanished {format_number(optimum - reached)} below the optimum, on a plateau: where a policy "
+            "is almost deterministic its gradient is near zero, whatever it does. --step natural leaves such plateaus."
+        )
     measured = timed("episodes", lambda: _measure(choice, mdp, solution, evaluated, episodes, seed))
     swept = None
     if sweep or (sweep is None and is_small(mdp)):
@@ -136,6 +151,12 @@ def run_in_table(
         seconds,
         seed,
     )
+
+
+def _on_plateau(method: Method, reached: float, optimum: float) -> bool:
+    if not isinstance(method, ExactPolicyGradient) or float(np.asarray(method.temperature)) > 0.0:
+        return False
+    return optimum - reached > 1e-3 * max(abs(optimum), abs(reached))
 
 
 def start_value(mdp: TabularMDP, solution: Solution) -> float:
@@ -184,8 +205,19 @@ def _measure(choice, mdp, solution, evaluated, episodes, seed) -> Measured:
 
 
 def iterations(solution: Solution) -> list[dict[str, Any]]:
-    """The course of `ExactREPS`: each policy's reward per step, and the projection that led to it."""
+    """The course of `ExactREPS`, each policy's reward per step and the projection that led to it, or of
+    `ExactPolicyGradient`: each policy's objective, gradient and entropy, and the step that led to it."""
     details, steps = solution.details, int(solution.stats["steps"])
+    if isinstance(details, ExactPolicyGradientDetails):
+        policies, moves = ("objective", "gradient_norm", "expected_entropy"), ("kl", "step_size")
+        return [
+            {
+                "step": k,
+                **{name: float(getattr(details, name)[k]) for name in policies},
+                **{name: float(getattr(details, name)[k - 1]) for name in moves if k > 0},
+            }
+            for k in range(steps + 1)
+        ]
     first = {"step": 0, "expected_reward": float(details.expected_reward[0])}
     return [first] + [
         {
@@ -203,7 +235,7 @@ def write_tabular_run(run: TabularRun, folder: RunFolder) -> None:
     if trace is not None:
         pairs = zip(np.asarray(trace.step), np.asarray(trace.residual), strict=True)
         folder.metrics([{"step": int(step), "residual": float(size)} for step, size in pairs if step > 0])
-    elif isinstance(run.solution.details, ExactREPSDetails):
+    elif isinstance(run.solution.details, ExactREPSDetails | ExactPolicyGradientDetails):
         folder.metrics(iterations(run.solution))
     else:
         values = np.asarray(run.solution.value) @ np.asarray(run.mdp.initial)
@@ -219,6 +251,9 @@ def figures(run: TabularRun) -> dict[str, Any]:
     if isinstance(run.method, ExactREPS):
         epsilon, bound = float(np.asarray(run.method.epsilon)), float(run.solution.details.upper_bound)
         drawn["Iterations"] = plot_policy_search(iterations(run.solution), epsilon=epsilon, upper_bound=bound)
+    if isinstance(run.method, ExactPolicyGradient):
+        hard = run.temperature == 0.0 and math.isfinite(run.optimum)
+        drawn["Ascent"] = plot_policy_gradient(iterations(run.solution), optimum=run.optimum if hard else None)
     drawn["Measured returns"] = plots.plot_returns(
         run.measured.rollouts.returns, run.measured.interval, run.measured.exact
     )

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from optimality.core.likelihood_ratio import likelihood_ratio
 from optimality.core.numerics import Real
 from optimality.learning.actor import Actor, ActorPolicy, as_features, observation_size
 from optimality.networks.abstract import AbstractNetwork
@@ -143,8 +144,7 @@ class Reinforce(AbstractLearner):
         else:
             credit, weight = returns - own, power
         advantage = jax.lax.stop_gradient(credit - self.baseline_of(credit, value - own, t.valid))
-        ratio = jnp.exp(log_prob - jax.lax.stop_gradient(log_prob))
-        gain = jnp.where(t.valid, weight * ratio * advantage + power * temperature * entropy, 0.0)
+        gain = jnp.where(t.valid, weight * likelihood_ratio(log_prob) * advantage + power * temperature * entropy, 0.0)
         error = jnp.where(t.valid, value - jax.lax.stop_gradient(returns), 0.0)
         steps, episodes = jnp.sum(t.valid, dtype=rewards.dtype), rewards.shape[1]
         policy_loss, value_loss = -jnp.sum(gain) / episodes, 0.5 * jnp.sum(error**2) / steps
