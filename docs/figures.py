@@ -98,6 +98,7 @@ def pictures_and_tables() -> dict[str, str]:
     sweep = temperature_sweep(lake, np.sort(np.append(temperatures_for(lake), SHOWN)))
     figures = {
         "covariance_denominators": covariance_denominators(),
+        "gradient_noise": gradient_noise(),
         "own_simulator": own_simulator(),
         "linear_quadratic_posteriors": linear_quadratic_posteriors(),
         "lake_map": plots.plot_map(lake, soft.value, soft.policy),
@@ -168,13 +169,35 @@ def linear_quadratic_posteriors() -> Figure:
     return figure
 
 
-def own_simulator() -> Figure:
-    """What the code of how_to/your_own_simulator.md learns: that very code is run."""
-    page = (Path(__file__).parent / "how_to" / "your_own_simulator.md").read_text()
+def names_of(page: str, blocks: int | None = None) -> dict:
+    """What the first code blocks of a page define."""
+    text = (Path(__file__).parent / page).read_text()
     names: dict = {}
     with contextlib.redirect_stdout(io.StringIO()):
-        for block in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+        for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[:blocks]:
             exec(block, names)
+    return names
+
+
+def gradient_noise() -> Figure:
+    """What the code of explanation/policy_gradients.md measures."""
+    names = names_of("explanation/policy_gradients.md", 2)
+    noise = names["noise_of"]
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(6.4, 2.4), layout="constrained")
+        axes = figure.subplots()
+        axes.barh(list(noise), list(noise.values()), color=plots.BLUE, height=0.6)
+        size = float(np.linalg.norm(names["exact"].gradient))
+        axes.axvline(size, color=plots.ORANGE, linestyle="--", label="norm of the gradient")
+        axes.invert_yaxis()
+        axes.set(title="standard deviation of the gradient of one episode")
+        axes.legend(fontsize=7.5)
+    return figure
+
+
+def own_simulator() -> Figure:
+    """What the code of how_to/your_own_simulator.md learns: that very code is run."""
+    names = names_of("how_to/your_own_simulator.md")
     targets = np.linspace(2.0, 8.0, 61)
     means = np.array([names["search"].mean(names["features"](target)) for target in targets])
     deviations = np.sqrt(np.diag(names["search"].covariance))
