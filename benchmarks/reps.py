@@ -7,7 +7,7 @@
 Each prints a table and appends to benchmarks/results/reps.jsonl. `--mushroom` names the interpreter of an environment
 that has MushroomRL, which needs an older NumPy than JAX does, for example
 
-    uv venv /tmp/mushroom && uv pip install --python /tmp/mushroom "mushroom-rl==1.10.2" "numpy<1.25"
+    uv venv mushroom && uv pip install --python mushroom "mushroom-rl==1.10.2" "numpy<1.25"
 
 Without it the columns of the peer are absent. The figures of an update are the fewest wall and CPU milliseconds over
 many calls, compile time apart: `plain` is the weighted maximum likelihood that MushroomRL takes too (it divides by
