@@ -110,6 +110,8 @@ class ExactPolicyGradient(AbstractDirect[TabularMDP]):
         return Solution(at.value, TabularPolicy(at.log_policy), end.code, {"steps": end.steps}, details)
 
     def explain(self, problem: Any, solution: Solution) -> str:
+        if solution.result is not Result.ITERATION_LIMIT:
+            return ""
         steps, details = int(solution.stats["steps"]), solution.details
         return (
             f"After {steps} steps the objective is {float(details.objective[steps]):.6g}, the gradient's norm "
