@@ -360,6 +360,11 @@ def linear_quadratic_speeds() -> str:
     return "\n".join(table) + f"\n\nCommit {row['commit']}; {row['machine']}; one thread each.\n"
 
 
+def digits(number: float) -> str:
+    """Three of them, without an exponent."""
+    return f"{number:,.0f}" if number >= 100.0 else f"{number:.3g}"
+
+
 def information_projection_speeds() -> str:
     """The last run of each case of benchmarks/information_projection.py, and what it counted on random problems."""
     path = Path(__file__).parents[1] / "benchmarks" / "results" / "information_projection.jsonl"
@@ -373,12 +378,10 @@ def information_projection_speeds() -> str:
         if row is counted:
             continue
         names = ("", "whitened_", "raw_")
-        ours, whitened, raw = (f"{row[f'{name}cpu_ms']:,.3g}" for name in names)
+        ours, whitened, raw, floor = (digits(row[name]) for name in (*(f"{n}cpu_ms" for n in names), "floor_ms"))
         raw += "" if row["raw_success"] else " (stopped)"
         residuals = ", ".join(f"{row[f'{name}residual_sd']:.0e}" for name in names)
-        table.append(
-            f"| {case} | {ours} | {row['floor_ms']:,.3g} | {whitened} | {raw} | {residuals} | {row['compile_s']:.0f} |"
-        )
+        table.append(f"| {case} | {ours} | {floor} | {whitened} | {raw} | {residuals} | {row['compile_s']:.0f} |")
     kinds = ("converged", "constraint_inactive", "collapsed", "infeasible", "below_minimal_kl", "iteration_limit")
     listed = ", ".join(f"{counted[kind]} `{kind.upper()}`" for kind in kinds if counted.get(kind))
     solvable, successes = counted["raw_successes_solvable"], counted["raw_successes"]
