@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from optimality.learning.maxent_policy_gradient import MaxEntPolicyGradient as MaxEntPolicyGradient
     from optimality.learning.ppo import PPO as PPO
     from optimality.learning.reinforce import Reinforce as Reinforce
+    from optimality.learning.reps import REPS as REPS
     from optimality.learning.soft_q_learning import SoftQLearning as SoftQLearning
     from optimality.learning.soft_q_learning import dqn as dqn
     from optimality.learning.trpo import TRPO as TRPO

@@ -261,6 +261,7 @@ EXPORTS = {
     "TabularMDP": "optimality.problems.tabular",
     "TabularPolicy": "optimality.policies.tabular",
     "PPO": "optimality.learning.ppo",
+    "REPS": "optimality.learning.reps",
     "Reinforce": "optimality.learning.reinforce",
     "Run": "optimality.experiments.training_run",
     "TrainingFailed": "optimality.experiments.training_run",

@@ -166,16 +166,9 @@ def test_a_probe_is_solved():
     assert episode_returns(played).mean() > 0.95
 
 
-@pytest.mark.parametrize(
-    ("environment", "fields", "match"),
-    [
-        ("Pendulum-v1", {}, "needs discrete actions"),
-        ("CartPole-v1", {"temperature": 0.0}, "temperature must be positive"),
-    ],
-)
-def test_errors(environment, fields, match):
-    with pytest.raises(ValueError, match=match):
-        MaxEntPolicyGradient(**fields).init(CompiledRunner(make(environment), 8).spec, jax.random.key(0))
+def test_continuous_actions_are_refused():
+    with pytest.raises(ValueError, match="needs discrete actions"):
+        MaxEntPolicyGradient().init(CompiledRunner(make("Pendulum-v1"), 8).spec, jax.random.key(0))
 
 
 def test_rewards_that_are_not_finite_change_nothing():

@@ -38,6 +38,22 @@ def is_traced(tree: PyTree) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def require_range(owner: Any, low: float, high: float = np.inf, *, above: bool = False, **numbers: Any) -> None:
+    """Raises `ValueError` for a number, or an entry of an array, that is not finite or outside `[low, high]`, with
+    `above` `(low, high]`.
+
+    Numbers that are traced, or None, are left alone: there is nothing to see, or nothing was asked for.
+    """
+    for name, number in numbers.items():
+        if number is None or is_traced(number):
+            continue
+        value = np.asarray(number, np.float64)
+        if not np.all(np.isfinite(value) & ((value > low) if above else (value >= low)) & (value <= high)):
+            bound = f"{'above' if above else 'at least'} {low:g}"
+            bound += f" and at most {high:g}" if high < np.inf else " and finite"
+            raise ValueError(f"{name} of {type(owner).__name__} must be {bound}, but {number} was given.")
+
+
 def cast_floats(tree: PyTree, dtype: Any) -> PyTree:
     """Every real leaf, Python numbers too, as a strongly typed array of `dtype`; integers and booleans as they are.
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from optimality.core.numerics import Real, precision
+from optimality.core.numerics import Real, precision, require_range
 from optimality.core.result import Result
 from optimality.learning.actor import as_features, observation_size, size_of
 from optimality.learning.episodic_search import SearchDistribution, update
@@ -115,6 +115,10 @@ class EpisodicREPS(AbstractLearner):
     """Episodes of each environment between updates."""
     environments: int = eqx.field(static=True, default=64)
     """Environments side by side, where `train` makes them."""
+
+    def __check_init__(self):
+        require_range(self, 0.0, above=True, epsilon=self.epsilon, search_epsilon=self.search_epsilon)
+        require_range(self, 0.0, above=True, initial_deviation=self.initial_deviation, action_scale=self.action_scale)
 
     @property
     def collection(self) -> Episodes:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -28,12 +28,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from optimality.core.gibbs import gibbs
-from optimality.core.numerics import Real, is_traced
+from optimality.core.numerics import Real, require_range
 from optimality.learning.action_values import SoftQPolicy, soft_value
 from optimality.learning.actor import as_features, observation_size
 from optimality.learning.natural_gradient import noise_of_sum
@@ -86,6 +85,11 @@ class MaxEntPolicyGradient(AbstractLearner):
 
     warm_up = 0
 
+    def __check_init__(self):
+        require_range(self, 0.0, above=True, temperature=self.temperature, learning_rate=self.learning_rate)
+        require_range(self, 0.0, value_weight=self.value_weight)
+        require_range(self, 0.0, 1.0, discount=self.discount)
+
     @property
     def collection(self) -> Episodes:  # pyright: ignore[reportIncompatibleVariableOverride]
         return Episodes(self.episodes)
@@ -96,8 +100,6 @@ class MaxEntPolicyGradient(AbstractLearner):
                 "MaxEntPolicyGradient needs discrete actions, for it sums over them, but they are continuous: use "
                 "Reinforce or PPO with a temperature."
             )
-        if not is_traced(self.temperature) and not float(np.asarray(self.temperature)) > 0.0:
-            raise ValueError(f"temperature must be positive, but {self.temperature} was given: at 0 use Reinforce.")
         size, (scores_key, value_key) = observation_size(spec), jax.random.split(key)
         scores = self.network.build(scores_key, size, spec.actions, output_gain=0.01)
         value = self.network.build(value_key, size, 1)

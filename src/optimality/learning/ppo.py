@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from optimality.core.numerics import Real
+from optimality.core.numerics import Real, require_range
 from optimality.learning.actor import Actor, ActorPolicy, as_features, observation_size, remembered
 from optimality.networks.abstract import AbstractMemory, AbstractNetwork
 from optimality.networks.gru import GRU
@@ -80,6 +80,11 @@ class PPO(AbstractLearner):
     """Environments side by side, where `train` makes them."""
 
     warm_up = 0
+
+    def __check_init__(self):
+        require_range(self, 0.0, above=True, learning_rate=self.learning_rate, clip=self.clip)
+        require_range(self, 0.0, temperature=self.temperature, value_weight=self.value_weight)
+        require_range(self, 0.0, 1.0, discount=self.discount, gae_decay=self.gae_decay)
 
     @property
     def collection(self) -> Steps:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from optimality.core.likelihood_ratio import likelihood_ratio
-from optimality.core.numerics import Real
+from optimality.core.numerics import Real, require_range
 from optimality.learning.actor import Actor, ActorPolicy, as_features, observation_size
 from optimality.networks.abstract import AbstractNetwork
 from optimality.networks.mlp import MLP
@@ -78,6 +78,11 @@ class Reinforce(AbstractLearner):
     """Environments side by side, where `train` makes them."""
 
     warm_up = 0
+
+    def __check_init__(self):
+        require_range(self, 0.0, above=True, learning_rate=self.learning_rate)
+        require_range(self, 0.0, temperature=self.temperature, value_weight=self.value_weight)
+        require_range(self, 0.0, 1.0, discount=self.discount)
 
     @property
     def collection(self) -> Episodes:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from optimality.core.information import effective_sample_size
 from optimality.core.information_projection import information_projection
-from optimality.core.numerics import Real, cast_floats, precision
+from optimality.core.numerics import Real, cast_floats, precision, require_range
 from optimality.core.result import Result
 from optimality.learning.actor import as_features, observation_size, size_of
 from optimality.learning.expected_features import ridge, with_resets
@@ -126,6 +126,12 @@ class REPS(AbstractLearner):
     """Environments side by side, where `train` makes them."""
 
     warm_up = 0
+
+    def __check_init__(self):
+        require_range(self, 0.0, above=True, epsilon=self.epsilon, policy_epsilon=self.policy_epsilon)
+        require_range(self, 0.0, above=True, initial_deviation=self.initial_deviation, action_scale=self.action_scale)
+        require_range(self, 0.0, slack=self.slack, ridge_penalty=self.ridge_penalty)
+        require_range(self, 0.0, 1.0, discount=self.discount)
 
     @property
     def collection(self) -> Steps:  # pyright: ignore[reportIncompatibleVariableOverride]

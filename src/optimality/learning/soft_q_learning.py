@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from optimality.core.gibbs import gibbs
 from optimality.core.information import entropy
-from optimality.core.numerics import Real
+from optimality.core.numerics import Real, require_range
 from optimality.learning.action_values import (
     Mask,
     Prior,
@@ -120,6 +120,11 @@ class SoftQLearning(AbstractLearner):
     """Steps of each environment between updates."""
     environments: int = eqx.field(static=True, default=1)
     """Environments side by side, where `train` makes them."""
+
+    def __check_init__(self):
+        require_range(self, 0.0, above=True, learning_rate=self.learning_rate)
+        require_range(self, 0.0, temperature=self.temperature)
+        require_range(self, 0.0, 1.0, discount=self.discount)
 
     @property
     def collection(self) -> Steps:  # pyright: ignore[reportIncompatibleVariableOverride]

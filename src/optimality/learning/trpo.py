@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from optimality.core.numerics import Real
+from optimality.core.numerics import Real, require_range
 from optimality.learning.actor import Actor, ActorPolicy, as_features, observation_size
 from optimality.learning.natural_gradient import (
     natural_direction,
@@ -82,6 +82,12 @@ class TRPO(AbstractLearner):
     """Environments side by side, where `train` makes them."""
 
     warm_up = 0
+
+    def __check_init__(self):
+        require_range(self, 0.0, above=True, epsilon=self.epsilon, critic_learning_rate=self.critic_learning_rate)
+        require_range(self, 0.0, damping=self.damping, temperature=self.temperature)
+        require_range(self, 0.0, 1.0, discount=self.discount, gae_decay=self.gae_decay, shrink=self.shrink)
+        require_range(self, 1.0, trials=self.trials, conjugate_gradients=self.conjugate_gradients)
 
     @property
     def collection(self) -> Steps:  # pyright: ignore[reportIncompatibleVariableOverride]
