@@ -98,7 +98,7 @@ LEARNERS = (
     ),
     Entry("reinforce", f"{_LEARNING}.reinforce:Reinforce", "Monte Carlo policy gradients of whole episodes"),
     Entry(
-        "maxent-policy-gradient",
+        "max-ent-policy-gradient",
         f"{_LEARNING}.maxent_policy_gradient:MaxEntPolicyGradient",
         "policy gradients of reward plus entropy by action values, up to soft Q-learning",
     ),

@@ -226,7 +226,7 @@ SMALL = {
     "ppo": TINY,
     "trpo": ["--environments", "2", "--rollout-steps", "8", "--minibatches", "2", "--network.hidden", "4"],
     "natural-policy-gradient": ["--environments", "2", "--rollout-steps", "8", "--minibatches", "2"],
-    "maxent-policy-gradient": ["--environments", "2", "--episodes", "1", "--network.hidden", "4"],
+    "max-ent-policy-gradient": ["--environments", "2", "--episodes", "1", "--network.hidden", "4"],
     "reinforce": ["--environments", "2", "--episodes", "1", "--network.hidden", "4"],
     "soft-q-learning": ["--network.hidden", "4", "--warm-up", "8", "--batch-size", "4", "--capacity", "64"],
     "dqn": ["--network.hidden", "4", "--warm-up", "8", "--batch-size", "4", "--capacity", "64"],

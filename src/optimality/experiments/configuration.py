@@ -15,8 +15,8 @@ import numpy as np
 
 
 def kind_of(cls: type) -> str:
-    """`SoftValueIteration` is `soft-value-iteration`, `PPO` is `ppo`, `MaxEntIRL` is `maxent-irl`."""
-    words = re.findall(r"MaxEnt|[A-Z]+(?=[A-Z][a-z]|$|\d)|[A-Z][a-z]*|\d+|[a-z]+", cls.__name__)
+    """`SoftValueIteration` is `soft-value-iteration`, `PPO` is `ppo`."""
+    words = re.findall(r"[A-Z]+(?=[A-Z][a-z]|$|\d)|[A-Z][a-z]*|\d+|[a-z]+", cls.__name__)
     return "-".join(word.lower() for word in words)
 
 

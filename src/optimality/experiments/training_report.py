@@ -92,7 +92,7 @@ def write_training_report(folder: RunFolder, result: str | None = None) -> None:
     }
     summary = training_summary(record, config, metrics, result)
     environment = _compiled_environment(folder.path, config)
-    policy = load_policy(folder.path) if environment is not None else None
+    policy = None if environment is None else _drawable_policy(folder.path)
     exact, picture = _against_the_exact(environment, policy, summary)
     summary["exact"] = exact
     figures["What was learned"] = picture
@@ -163,6 +163,14 @@ def _compiled_environment(path: Path, config: dict[str, Any]) -> AbstractEnviron
     if "kind" not in config["environment"] or not (path / FILE).exists():
         return None
     return EnvironmentChoice.from_table(config["environment"]).environment
+
+
+def _drawable_policy(path: Path) -> TabularPolicy | ActingPolicy | None:
+    """None for a policy made of classes of the caller's own, which a report has no way to name."""
+    try:
+        return load_policy(path)
+    except ValueError:
+        return None
 
 
 def _against_the_exact(
