@@ -89,7 +89,6 @@ def main():
     for case, (problem, temperature, steps) in CASES.items():
         for learner, (transitions, setting) in learned(problem, temperature, steps).items():
             ordered = np.sort(transitions)
-
             middle = 0.5 * sum(ordered[SEEDS // 2 - 1 : SEEDS // 2 + 1])
             row = {
                 "case": case,
