@@ -118,6 +118,7 @@ def pictures_and_tables() -> dict[str, str]:
         "linear_quadratic_speeds.md": linear_quadratic_speeds(),
         "information_projection_speeds.md": information_projection_speeds(),
         "policy_search_peers.md": policy_search_peers(),
+        "sample_efficiency.md": sample_efficiency(),
     }
 
 
@@ -420,6 +421,23 @@ def policy_search_peers() -> str:
         "\n".join(table)
         + f"\n\nCommit {row['commit']}; {row['machine']}; MushroomRL {row['mushroom']}; one thread each.\n"
     )
+
+
+def sample_efficiency() -> str:
+    """The newest figures of benchmarks/sample_efficiency.py: transitions needed, and by how many of the seeds."""
+    lines = (Path(__file__).parents[1] / "benchmarks" / "results" / "sample_efficiency.jsonl").read_text().splitlines()
+    newest = {(row["case"], row["learner"]): row for row in map(json.loads, lines)}
+    learners = list(dict.fromkeys(learner for _, learner in newest))
+    table = [f"| transitions needed | {' | '.join(learners)} |", "| --- |" + " --- |" * len(learners)]
+    for case in dict.fromkeys(case for case, _ in newest):
+        cells = []
+        for row in (newest[case, learner] for learner in learners):
+            median, low, high = ("never" if row[x] is None else f"{row[x]:,}" for x in ("median", "low", "high"))
+            missing = "" if row["arrived"] == row["seeds"] else f"; {row['arrived']} of {row['seeds']} seeds"
+            cells.append(f"{median} ({low} to {high}){missing}" if row["arrived"] else "never")
+        table.append(f"| {case} | {' | '.join(cells)} |")
+    row = next(iter(newest.values()))
+    return "\n".join(table) + f"\n\nCommit {row['commit']}; {row['machine']}.\n"
 
 
 def reached(newest: dict, case: str) -> str:
