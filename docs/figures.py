@@ -100,6 +100,7 @@ def pictures_and_tables() -> dict[str, str]:
         "covariance_denominators": covariance_denominators(),
         "gradient_noise": gradient_noise(),
         "own_simulator": own_simulator(),
+        "single_sample": single_sample(),
         "linear_quadratic_posteriors": linear_quadratic_posteriors(),
         "lake_map": plots.plot_map(lake, soft.value, soft.policy),
         "lake_time": plots.plot_value_in_time(soft.value, lake.initial),
@@ -193,6 +194,20 @@ def gradient_noise() -> Figure:
         axes.invert_yaxis()
         axes.set(title="standard deviation of the gradient of one episode")
         axes.legend(fontsize=7.5)
+    return figure
+
+
+def single_sample() -> Figure:
+    """What the code of explanation/relative_entropy_policy_search.md reaches with few next states."""
+    reached = names_of("explanation/relative_entropy_policy_search.md")["reached"]
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(5.6, 2.6), layout="constrained")
+        axes = figure.subplots()
+        for place, rewards in enumerate(reached.values()):
+            axes.plot(np.full(len(rewards), place), rewards, "o", color=plots.BLUE, alpha=0.5, markersize=4.0)
+        axes.plot([np.mean(rewards) for rewards in reached.values()], color=plots.BLUE)
+        axes.set_xticks(range(len(reached)), ["expectation" if draws is None else str(draws) for draws in reached])
+        axes.set(xlabel="next states averaged", title="average reward after ten updates, five seeds")
     return figure
 
 
