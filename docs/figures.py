@@ -118,6 +118,7 @@ def pictures_and_tables() -> dict[str, str]:
         "speeds.md": speeds(),
         "linear_quadratic_speeds.md": linear_quadratic_speeds(),
         "information_projection_speeds.md": information_projection_speeds(),
+        "policy_gradient_speeds.md": policy_gradient_speeds(),
         "policy_search_peers.md": policy_search_peers(),
         "sample_efficiency.md": sample_efficiency(),
     }
@@ -374,6 +375,27 @@ def linear_quadratic_speeds() -> str:
         table.append(f"| {row['case']} | {row['ms']:.3g} | {by_solve} | {row['compile_s']:.1f} | {listed} | {times} |")
     row = rows[0]
     return "\n".join(table) + f"\n\nCommit {row['commit']}; {row['machine']}; one thread each.\n"
+
+
+def policy_gradient_speeds() -> str:
+    """The newest figures of benchmarks/policy_gradients.py: one estimate beside its floor, and TRPO beside a peer."""
+    lines = (Path(__file__).parents[1] / "benchmarks" / "results" / "policy_gradients.jsonl").read_text().splitlines()
+    newest = {(row["kind"], row["case"]): row for row in map(json.loads, lines)}
+    table = ["| one gradient from | ours, ms of CPU | floor | ratio | memory, MB |", "| --- | --- | --- | --- | --- |"]
+    for (kind, case), row in newest.items():
+        if kind == "estimate":
+            memory = f"{digits(row['ours_mb'])}, {digits(row['floor_mb'])}"
+            table.append(
+                f"| {case} | {digits(row['ours_ms'])} | {digits(row['floor_ms'])} | {row['ratio']:.2f} | {memory} |"
+            )
+    table += ["", "| TRPO | seeds that reach it | median steps | median seconds |", "| --- | --- | --- | --- |"]
+    for (kind, case), row in newest.items():
+        if kind == "learning":
+            none = row["median_steps"] is None
+            steps = "" if none else f"{row['median_steps']:,.0f} | {digits(row['median_seconds'])}"
+            table.append(f"| {case} | {row['reached']} | {steps or '— | —'} |")
+    last = next(reversed(newest.values()))
+    return "\n".join(table) + f"\n\nCommit {last['commit']}; {last['machine']}; one thread.\n"
 
 
 def digits(number: float) -> str:
