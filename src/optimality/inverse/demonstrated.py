@@ -91,17 +91,33 @@ def _visits(problem, table, initial, tolerance, *, max_steps):
     return occupancies(problem, table, jnp.asarray(initial), tolerance=tolerance, max_steps=max_steps)
 
 
-def demonstrated_visits(
+def checked_visits(
     problem: TabularMDP, demonstrations: Demonstrations | DemonstratedVisits, *, allow_unmodelled: bool = False
+) -> DemonstratedVisits | None:
+    """Raises `ValueError` for what the problem cannot have made (`demonstration_checks`). Gives visits back, and None
+    for episodes."""
+    if isinstance(demonstrations, DemonstratedVisits):
+        return _checked(problem, demonstrations)
+    check_demonstrations(problem, demonstrations, allow_unmodelled=allow_unmodelled)
+    return None
+
+
+def demonstrated_visits(
+    problem: TabularMDP,
+    demonstrations: Demonstrations | DemonstratedVisits,
+    *,
+    allow_unmodelled: bool = False,
+    check: bool = True,
 ) -> DemonstratedVisits:
     """Counts of state and action, and of what followed; visits are handed through.
 
     Raises `ValueError` for episodes that the problem cannot have made (`demonstration_checks`), unless transitions that
-    the model gives no chance are allowed.
+    the model gives no chance are allowed, or all was checked before.
     """
+    if check:
+        checked_visits(problem, demonstrations, allow_unmodelled=allow_unmodelled)
     if isinstance(demonstrations, DemonstratedVisits):
-        return _checked(problem, demonstrations)
-    check_demonstrations(problem, demonstrations, allow_unmodelled=allow_unmodelled)
+        return demonstrations
     states, actions = problem.shape
     observation, valid = np.asarray(demonstrations.observation), np.asarray(demonstrations.valid, bool)
     episode, time = np.nonzero(valid)
@@ -144,7 +160,6 @@ def demonstrated_visits(
 
 def _checked(problem: TabularMDP, visits: DemonstratedVisits) -> DemonstratedVisits:
     states, actions = problem.shape
-    finite = isinstance(problem.criterion, FiniteHorizon)
     shape = (states, actions)
     if isinstance(problem.criterion, FiniteHorizon):
         shape = (problem.criterion.horizon, *shape)
@@ -164,4 +179,4 @@ def _checked(problem: TabularMDP, visits: DemonstratedVisits) -> DemonstratedVis
         raise ValueError(f"the visits take action {action} in state {state}, where it is not allowed.")
     if not abs(float(np.sum(visits.initial)) - 1.0) < 1e-6:
         raise ValueError(f"initial of the visits must sum to one, but sums to {float(np.sum(visits.initial)):.6g}.")
-    return visits._replace(final=None) if not finite else visits
+    return visits

@@ -38,6 +38,11 @@ class AbstractReward(eqx.Module):
         """The reward's own shape with True at the leaves that inverse methods fit; by default at all real arrays."""
         return jax.tree.map(eqx.is_inexact_array, self)
 
+    @property
+    def table_is_linear(self) -> bool:
+        """Whether it is linear in its parameters, without a constant: then maximum-entropy duals are convex."""
+        return False
+
     def table_dtype(self, problem: TabularMDP) -> Any:
         """Precision of the tables."""
         return jax.eval_shape(self.table, problem).dtype

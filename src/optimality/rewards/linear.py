@@ -40,6 +40,10 @@ class LinearReward(AbstractReward):
             raise ValueError(f"weights must have shape ({size},), one a feature, but they have {self.weights.shape}.")
         require_finite(self, features=self.features, weights=self.weights)
 
+    @property
+    def table_is_linear(self) -> bool:
+        return True
+
     def __call__(self, observation, action, next_observation, terminated):
         weights = jnp.asarray(self.weights)
         features = jnp.asarray(self.features, weights.dtype)

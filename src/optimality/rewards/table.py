@@ -34,6 +34,10 @@ class TableReward(AbstractReward):
         """The problem's own mean reward of each pair."""
         return cls(problem.reward)
 
+    @property
+    def table_is_linear(self) -> bool:
+        return True
+
     def __call__(self, observation, action, next_observation, terminated):
         place = {"state": (observation,), "next-state": (next_observation,), "state-action": (observation, action)}
         return jnp.asarray(self.values)[place[self.scope]]
