@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from optimality.environments.wrappers import TimeLimit as TimeLimit
     from optimality.experiments.evaluation import evaluate as evaluate
     from optimality.experiments.saved_policy import load_policy as load_policy
+    from optimality.experiments.saved_reward import load_reward as load_reward
+    from optimality.experiments.saved_reward import save_reward as save_reward
     from optimality.experiments.seeds import train_seeds as train_seeds
     from optimality.experiments.training_plan import plan_training as plan_training
     from optimality.experiments.training_run import Progress as Progress
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
     from optimality.experiments.training_run import TrainingFailed as TrainingFailed
     from optimality.experiments.training_run import resume as resume
     from optimality.experiments.training_run import train as train
+    from optimality.inverse.demonstrated import DemonstratedVisits as DemonstratedVisits
+    from optimality.inverse.infer_reward import RewardSolution as RewardSolution
+    from optimality.inverse.infer_reward import infer_reward as infer_reward
+    from optimality.inverse.maxent_irl import MaxEntIRL as MaxEntIRL
     from optimality.learning.maxent_policy_gradient import MaxEntPolicyGradient as MaxEntPolicyGradient
     from optimality.learning.ppo import PPO as PPO
     from optimality.learning.reinforce import Reinforce as Reinforce
@@ -53,6 +59,7 @@ if TYPE_CHECKING:
     from optimality.planning.kl_constrained_lqr import KLConstrainedLQR as KLConstrainedLQR
     from optimality.planning.kl_constrained_lqr import NearPolicy as NearPolicy
     from optimality.planning.linear_quadratic_inference import LinearQuadraticInference as LinearQuadraticInference
+    from optimality.planning.log_partition import log_partition as log_partition
     from optimality.planning.lqg import LQG as LQG
     from optimality.planning.lqg import lqg_cost as lqg_cost
     from optimality.planning.lqr import LQR as LQR
@@ -98,6 +105,12 @@ if TYPE_CHECKING:
     from optimality.problems.partially_observed import PartiallyObserved as PartiallyObserved
     from optimality.problems.partially_observed import TabularObservation as TabularObservation
     from optimality.problems.tabular import TabularMDP as TabularMDP
+    from optimality.rewards.linear import LinearReward as LinearReward
+    from optimality.rewards.network import NetworkReward as NetworkReward
+    from optimality.rewards.normalized import NormalizedReward as NormalizedReward
+    from optimality.rewards.on_tables import with_reward as with_reward
+    from optimality.rewards.shaping import PotentialShaping as PotentialShaping
+    from optimality.rewards.table import TableReward as TableReward
 
 __all__ = [*EXPORTS, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -121,6 +121,17 @@ LEARNERS = (
 
 DEFAULT_LEARNER = "ppo"
 
+INVERSE = (
+    Entry(
+        "maxent",
+        "optimality.inverse.maxent_irl:MaxEntIRL",
+        "maximum-entropy inverse RL: the reward whose soft-optimal policy explains the demonstrations (default)",
+    ),
+)
+"""Methods of `optimality irl`: classes, or presets that make one."""
+
+DEFAULT_INVERSE = "maxent"
+
 SAVED = {
     "tabular-policy": "optimality.policies.tabular:TabularPolicy",
     "affine-gaussian": "optimality.policies.affine_gaussian:AffineGaussian",
@@ -144,6 +155,11 @@ SAVED = {
     "perceptron": "optimality.networks.mlp:Perceptron",
     "gru-cell": "optimality.networks.gru:GRUCell",
     "running-normalizer": "optimality.sampling.normalizers:RunningNormalizer",
+    "linear-reward": "optimality.rewards.linear:LinearReward",
+    "table-reward": "optimality.rewards.table:TableReward",
+    "network-reward": "optimality.rewards.network:NetworkReward",
+    "potential-shaping": "optimality.rewards.shaping:PotentialShaping",
+    "normalized-reward": "optimality.rewards.normalized:NormalizedReward",
 }
 """Modules that a saved policy may be made of: how a file names them, and where they are."""
 
@@ -234,6 +250,19 @@ def find(entries: tuple[Entry, ...], name: str) -> Entry | None:
 
 EXPORTS = {
     "train_seeds": "optimality.experiments.seeds",
+    "DemonstratedVisits": "optimality.inverse.demonstrated",
+    "LinearReward": "optimality.rewards.linear",
+    "MaxEntIRL": "optimality.inverse.maxent_irl",
+    "NetworkReward": "optimality.rewards.network",
+    "NormalizedReward": "optimality.rewards.normalized",
+    "PotentialShaping": "optimality.rewards.shaping",
+    "RewardSolution": "optimality.inverse.infer_reward",
+    "TableReward": "optimality.rewards.table",
+    "infer_reward": "optimality.inverse.infer_reward",
+    "load_reward": "optimality.experiments.saved_reward",
+    "log_partition": "optimality.planning.log_partition",
+    "save_reward": "optimality.experiments.saved_reward",
+    "with_reward": "optimality.rewards.on_tables",
     "plan_training": "optimality.experiments.training_plan",
     "TimeLimit": "optimality.environments.wrappers",
     "Progress": "optimality.experiments.training_run",

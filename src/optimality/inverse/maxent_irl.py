@@ -8,9 +8,9 @@ The rewards are determined up to what changes no policy: constants, where all ep
 differences (Ng, Harada and Russell 1999); `details.rank` counts the directions that the demonstrations speak about, and
 the small default `l2` picks the smallest reward among equals.
 
-The action likelihood, the default, needs far fewer demonstrations than feature matching where the world is random. It is
-convex only where nothing is random; it started from the given reward and never failed to converge in our tests. The
-other two objectives are convex for linear rewards and carry a duality gap.
+The action likelihood, the default, needs far fewer demonstrations than feature matching where the world is random. It
+is convex only where nothing is random; started from the given reward it never failed to converge in the tests. The dual
+of feature matching is convex for rewards that are linear in their parameters, and carries a duality gap.
 """
 
 from dataclasses import KW_ONLY
@@ -240,7 +240,12 @@ class MaxEntIRL(AbstractInverse):
         return "likelihood"
 
     def _minimize(self, fit: "_Fit", tolerance: float) -> Minimum:
-        options = {"l1": float(self.l1), "tolerance": tolerance, "max_steps": self.max_steps}
+        options = {
+            "l1": float(self.l1),
+            "tolerance": tolerance,
+            "max_steps": self.max_steps,
+            "noise": fit.noise(tolerance),
+        }
         if self.solver == "newton":
             return newton(fit.value_and_gradient, fit.hessian, fit.start, **options)
         minimum = quasi_newton(fit.value_and_gradient, fit.start, **options)
@@ -285,6 +290,12 @@ class _Fit:
 
     def tolerance(self, wanted: Real, steps: float) -> float:
         return max(float(np.asarray(wanted)), 64 * float(np.finfo(self.dtype).eps)) * max(1.0, steps)
+
+    def noise(self, tolerance: float) -> float:
+        """Of values: a sum's rounding, or what the fixed point's tolerance leaves."""
+        if self.guess is None:
+            return 64 * float(np.finfo(self.dtype).eps) if self.dtype == np.float32 else 0.0
+        return max(1e-10, 1e-2 * tolerance)
 
     def failure(self) -> Result:
         return Result.NON_FINITE if self.code.is_success else self.code

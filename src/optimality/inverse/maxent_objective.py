@@ -4,9 +4,9 @@
     likelihood   - sum of log pi_w(a_t | s_t) over the demonstrations
     trajectory   the first with the trajectory form of log Z: - log of the trajectories' chance under the posterior
 
-`p_0` is the law of the demonstrations' first states. With exact expectations and the true dynamics the first two differ
-by a constant: `-E log pi = E sum (V_t(s_t) - E V_{t+1} - r) / tau` telescopes. With few demonstrations of a random world
-they differ: the first also fits the luck that the expert happened to have.
+`p_0` is the law of the demonstrations' first states. With exact expectations and the true dynamics the first two agree:
+`-E log pi = E sum (V_t(s_t) - E V_{t+1} - r) / tau` telescopes. With few demonstrations of a random world they differ:
+the first also fits the luck that the expert happened to have.
 """
 
 from functools import partial
@@ -177,8 +177,8 @@ def hessian(parameters, rest, problem, data, numbers, guess, settings):
 
 @partial(jax.jit, static_argnames="settings")
 def under_model(parameters, rest, problem, data, numbers, settings):
-    """The forward pass written out: plan, visits, how it ended, and by them the expected derivative of the reward in its
-    parameters, for the model and for the demonstrations: with a linear reward, both feature expectations."""
+    """The forward pass written out: plan, visits, how it ended, and by them the expected derivative of the reward in
+    its parameters, for the model and for the demonstrations: with a linear reward, both feature expectations."""
     paying = _paying(problem, eqx.combine(parameters, rest), settings)
     initial = jnp.asarray(data.initial)
     if settings.tilt_start:
@@ -195,8 +195,5 @@ def under_model(parameters, rest, problem, data, numbers, settings):
         reward = eqx.combine(weights, rest)
         return paid(reward, _paying(problem, reward, settings), by)
 
-    derivatives = [
-        jax.flatten_util.ravel_pytree(jax.grad(earned)(parameters, by))[0] if by is not None else None
-        for by in (model, data if data.pairs is not None or data.transitions is not None else None)
-    ]
+    derivatives = [jax.flatten_util.ravel_pytree(jax.grad(earned)(parameters, by))[0] for by in (model, data)]
     return planned, pairs, code, *derivatives

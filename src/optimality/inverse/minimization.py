@@ -46,8 +46,8 @@ class _Point(NamedTuple):
 class _Counted:
     """The objective with its penalty, counting calls."""
 
-    def __init__(self, function: ValueAndGradient, l1: float):
-        self.function, self.l1, self.calls = function, l1, 0
+    def __init__(self, function: ValueAndGradient, l1: float, noise: float):
+        self.function, self.l1, self.noise, self.calls = function, l1, noise, 0
 
     def __call__(self, x: Vector) -> _Point:
         self.calls += 1
@@ -72,10 +72,12 @@ def quasi_newton(
     l1: float = 0.0,
     tolerance: float,
     max_steps: int,
+    noise: float = 0.0,
     memory: int = 20,
 ) -> Minimum:
-    """L-BFGS, with a 1-norm within one orthant at a time (OWL-QN; Andrew and Gao 2007)."""
-    objective = _Counted(function, l1)
+    """L-BFGS, with a 1-norm within one orthant at a time (OWL-QN; Andrew and Gao 2007); `noise` is what values may be
+    wrong by beyond float64's rounding."""
+    objective = _Counted(function, l1, noise)
     at = objective(np.asarray(start, np.float64))
     pairs: list[tuple[Vector, Vector]] = []
     course: list[float] = []
@@ -116,10 +118,11 @@ def newton(
     l1: float = 0.0,
     tolerance: float,
     max_steps: int,
+    noise: float = 0.0,
 ) -> Minimum:
     """Newton's method on the absolute values of the Hessian's eigenvalues, which is a descent where `f` is not convex
     too; directions without curvature are left alone. With a 1-norm each quadratic model is solved by coordinates."""
-    objective = _Counted(function, l1)
+    objective = _Counted(function, l1, noise)
     at = objective(np.asarray(start, np.float64))
     course: list[float] = []
     for step in range(max_steps + 1):
@@ -174,7 +177,7 @@ def _search(
     descent = float(slope @ move)
     if not descent < 0.0:
         return None
-    noise = 16 * np.finfo(np.float64).eps * max(1.0, abs(at.value))
+    noise = objective.noise + 16 * float(np.finfo(np.float64).eps) * max(1.0, abs(at.value))
     if objective.l1:
         return _halve(objective, at, slope, move, first, within_orthant, noise)
     low, high, size = 0.0, np.inf, first
@@ -207,7 +210,7 @@ def _halve(objective, at, slope, move, first, within_orthant, noise) -> _Point |
             return None
         new = objective(x)
         predicted = float(at.gradient @ change) + objective.l1 * float(np.abs(x).sum() - np.abs(at.x).sum())
-        if new.value <= at.value + _SUFFICIENT * min(predicted, float(slope @ change)) + 0.0:
+        if new.value <= at.value + _SUFFICIENT * min(predicted, float(slope @ change)):
             return new
         flat = abs(new.value - at.value) <= noise
         if flat and float(np.abs(subgradient(new.x, new.gradient, objective.l1)).max()) < residual:

@@ -84,8 +84,8 @@ def stationary(
     """The fixed point of the backup for an unlimited time: `value [S]`, `q` and policy `[S, A]`.
 
     Discounted and until termination it is `V = B V` from `V = 0`, or from a guess. For average reward it is
-    `h + gain = B h` with `h(0) = 0`, by the half-way step `h <- h + (B h - h - gain) / 2`, which converges for periodic chains too
-    (Puterman 1994, section 8.5.4).
+    `h + gain = B h` with `h(0) = 0`, by the half-way step `h <- h + (B h - h - gain) / 2`, which converges for
+    periodic chains too (Puterman 1994, section 8.5.4).
     """
     states, _ = mdp.shape
     average = isinstance(mdp.criterion, AverageReward)

@@ -6,8 +6,8 @@
     tau d (p_0 . log Z) / d r(s, a) = sum_t discount^t P(s_t = s, a_t = a)
 
 of the policy `b exp((Q_t - V_t) / tau)` started from `p_0` (Ziebart, Bagnell and Dey 2010), in the second form under
-the posterior dynamics too (Ziebart et al. 2008; the expert that it describes also chooses its luck). The two agree where
-nothing is random, else the second is larger (Jensen). Everything that a maximum-entropy inverse method needs is a
+the posterior dynamics too (Ziebart et al. 2008; the expert that it describes also chooses its luck). The two agree
+where nothing is random, else the second is larger (Jensen). Everything that a maximum-entropy inverse method needs is a
 derivative of this one function; horizon and discount enter here and nowhere else. `model_visits` is the forward pass
 written out, which hands the visits back and checks the derivative.
 """
