@@ -142,6 +142,7 @@ SAVED = {
     "dueling": f"{_LEARNING}.maxent_policy_gradient:Dueling",
     "table": f"{_LEARNING}.action_values:Table",
     "perceptron": "optimality.networks.mlp:Perceptron",
+    "of-index": "optimality.networks.unit_vectors:OfIndex",
     "gru-cell": "optimality.networks.gru:GRUCell",
     "running-normalizer": "optimality.sampling.normalizers:RunningNormalizer",
 }
@@ -207,6 +208,10 @@ ENVIRONMENTS = (
         "the same with continuous actions",
     ),
     Entry("Acrobot-v1", "optimality.environments.acrobot:Acrobot", "swing up two links by the joint between them"),
+    Entry("FrozenLake-v1", "optimality.problems.toy_text:frozen_lake", "Gymnasium's slippery ice with holes"),
+    Entry("FrozenLake8x8-v1", "optimality.problems.toy_text:frozen_lake_8x8", "the same, larger"),
+    Entry("CliffWalking-v1", "optimality.problems.toy_text:cliff_walking", "Gymnasium's walk along a cliff"),
+    Entry("Taxi-v4", "optimality.problems.toy_text:taxi", "Gymnasium's taxi and its passenger"),
     Entry("GridWorld-v0", "optimality.problems.gridworld:gridworld", "a text map with walls, goals and holes"),
     Entry("Chain-v0", "optimality.problems.generators:chain", "a corridor with a small and a large reward"),
     Entry("RiverSwim-v0", "optimality.problems.generators:river_swim", "swim up a river against the current"),
