@@ -5,7 +5,7 @@ import sys
 
 from optimality import registry
 
-COMMANDS = ("solve", "train", "evaluate", "resume", "runs", "report", "list", "doctor")
+COMMANDS = ("solve", "train", "irl", "evaluate", "resume", "runs", "report", "list", "doctor")
 
 HELP = """usage: optimality COMMAND ...
 
@@ -14,6 +14,7 @@ Reinforcement learning as probabilistic inference.
 commands:
   solve PROBLEM [METHOD] [options]      plan in a known model, check it in the real environment, write a report
   train ENVIRONMENT [METHOD] [options]  learn where a model is only sampled
+  irl PROBLEM [METHOD] [options]        recover the reward that an expert's demonstrations pursue
   evaluate RUN                          play episodes by a run's policy, and look at one
   resume RUN                            go on with a run that was stopped or killed
   runs [FOLDER]                         what lies in the run folders
@@ -88,6 +89,28 @@ exit codes: 0 done; 2 bad input; 3 learning or the environment failed; 130 inter
             finished and saved, `optimality resume RUN` goes on
 """
 
+IRL_HELP = """usage: optimality irl PROBLEM [METHOD] --demonstrations FOLDER [options]
+
+PROBLEM is a table: a Gymnasium id that has one (FrozenLake-v1, CliffWalking-v1, Taxi-v4) or one of ours; its own reward
+is not used, but what was recovered is judged by it.
+
+METHOD:
+{methods}
+
+options:
+  --demonstrations FOLDER  what the expert did: a folder or NPZ file made by `optimality demonstrate` or in Python
+  --reward SCOPE           what the reward may depend on: next-state (the state entered, default) | state | state-action
+  --features FILE          a reward linear in features of states [S, k] or pairs [S, A, k], NPY or CSV
+  --problem.NAME VALUE     an option of the problem
+  --horizon N, --discount G, --criterion NAME ...   as for `optimality solve`
+  --out FOLDER             where run folders go (runs/)
+  --config FILE            repeat a run from its config.toml (or its folder); other options override it
+  --json                   the summary as JSON on standard output, and nothing else there
+  and the method's own hyper-parameters: optimality irl FrozenLake-v1 maxent --help
+
+exit codes: 0 done; 2 bad input; 3 the method did not succeed; 130 interrupted
+"""
+
 OTHER_HELP = {
     "evaluate": """usage: optimality evaluate RUN [ENVIRONMENT] [options]
 
@@ -151,6 +174,9 @@ def main(arguments: list[str] | None = None) -> int:
     if command == "train" and (not rest or rest in (["-h"], ["--help"])):
         print(TRAIN_HELP.format(methods=_columns(registry.LEARNERS)), end="")
         return 0 if rest else 2
+    if command == "irl" and (not rest or rest in (["-h"], ["--help"])):
+        print(IRL_HELP.format(methods=_columns(registry.INVERSE)), end="")
+        return 0 if rest else 2
     if command in OTHER_HELP and rest in (["-h"], ["--help"]):
         print(OTHER_HELP[command], end="")
         return 0
@@ -173,6 +199,10 @@ def _run(command: str, rest: list[str]) -> int:
         from optimality.cli.train import resume_command, train_command
 
         return train_command(rest) if command == "train" else resume_command(rest)
+    if command == "irl":
+        from optimality.cli.irl import irl_command
+
+        return irl_command(rest)
     if command == "evaluate":
         from optimality.cli.evaluate import evaluate_command
 
