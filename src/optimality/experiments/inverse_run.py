@@ -1,6 +1,7 @@
 """Recovering a reward: read demonstrations, infer, judge by what is known, and write all that down."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,10 +125,8 @@ def run_inverse(
         raise ValueError(f"{choice.name} is no table: exact inverse RL needs one with states and actions to count.")
     problem = choice.build()
     assert isinstance(problem, TabularMDP)
-    source = demonstrations
-    if not isinstance(demonstrations, Demonstrations):
-        demonstrations = Demonstrations.load(demonstrations)
-    method.check(problem, demonstrations, reward)
+    shown = demonstrations if isinstance(demonstrations, Demonstrations) else Demonstrations.load(demonstrations)
+    method.check(problem, shown, reward)
     folder = None
     if out is not None:
         config = {
@@ -136,7 +135,11 @@ def run_inverse(
             "criterion": to_table(problem.criterion),
             "method": to_table(method),
             "run": {
-                **({} if isinstance(source, Demonstrations) else {"demonstrations": str(Path(source).resolve())}),
+                **(
+                    {}
+                    if isinstance(demonstrations, Demonstrations)
+                    else {"demonstrations": str(demonstrations.resolve())}
+                ),
                 **(reward_table or {}),
             },
         }
@@ -144,7 +147,7 @@ def run_inverse(
             out, method=kind_of(type(method)), problem=problem.name, seed=0, config=config, command=command or []
         )
     try:
-        run = _infer(choice, problem, demonstrations, method, reward)
+        run = _infer(choice, problem, shown, method, reward)
         if folder is not None:
             write_inverse_run(run, folder)
             folder.finish("finished", summary=run.summary())
@@ -161,7 +164,7 @@ def run_inverse(
 
 def _infer(choice, problem, demonstrations, method, reward) -> InverseRun:
     seconds: dict[str, float] = {}
-    timed = stopwatch(seconds)
+    timed = partial(stopwatch, seconds)
     solution = timed("infer", lambda: infer_reward(problem, demonstrations, method, reward=reward))
     returns = timed("judge", lambda: returns_of(problem, demonstrations, solution))
     return InverseRun(
