@@ -73,22 +73,19 @@ def _parse(arguments: list[str]) -> tuple[bool, dict[str, Any]]:
 
 
 def _method(name: str | None, arguments: list[str], config: dict[str, Any]) -> Any:
-    stored = config.get("method")
-    classes = {
-        entry.name: getattr(importlib.import_module(entry.module), entry.attribute) for entry in registry.INVERSE
-    }
-    kinds = {kind_of(cls): entry for entry, cls in classes.items()}
-    if name is None:
-        name = registry.DEFAULT_INVERSE if stored is None else kinds.get(stored["kind"], stored["kind"])
-    name = kinds.get(name, name)
-    if name not in classes:
-        raise ValueError(f"unknown method {name!r}{nearest(name, classes)} Methods are {', '.join(classes)}.")
-    cls = classes[name]
-    same = stored is not None and stored["kind"] == kind_of(cls)
-    default = from_table(stored, [cls], "method") if same else cls()
-    entry = registry.find(registry.INVERSE, name)
-    assert entry is not None
-    return parse(default, arguments, prog=f"optimality irl PROBLEM {name}", description=entry.help)
+    """By its name, or by that of its class, which a configuration stores."""
+    stored: dict[str, Any] = config.get("method", {})
+    names = {}
+    for entry in registry.INVERSE:
+        cls = getattr(importlib.import_module(entry.module), entry.attribute)
+        names |= {entry.name: (entry, cls), kind_of(cls): (entry, cls)}
+    name = str(name or stored.get("kind") or registry.DEFAULT_INVERSE)
+    if name not in names:
+        known = [entry.name for entry in registry.INVERSE]
+        raise ValueError(f"unknown method {name!r}{nearest(name, known)} Methods are {', '.join(known)}.")
+    entry, cls = names[name]
+    default = from_table(stored, [cls], "method") if stored.get("kind") == kind_of(cls) else cls()
+    return parse(default, arguments, prog=f"optimality irl PROBLEM {entry.name}", description=entry.help)
 
 
 def _family(choice: Any, scope: str | None, features: str | None) -> AbstractReward | None:

@@ -236,8 +236,11 @@ def reward_by_state(
         allowed = np.asarray(paid.allowed)
         return np.where(allowed, np.asarray(paid.reward), 0.0).sum(axis=1) / allowed.sum(axis=1)
     outcomes = paid.outcomes()
-    weight = np.bincount(outcomes.successor, outcomes.probability, problem.shape[0])
-    total = np.bincount(outcomes.successor, outcomes.probability * outcomes.reward, problem.shape[0])
+    acting = np.asarray(problem.initial) > 0.0
+    acting[outcomes.successor[~outcomes.terminated]] = True  # a table may list what ended states do for ever
+    chance = np.where(acting[outcomes.state], outcomes.probability, 0.0)
+    weight = np.bincount(outcomes.successor, chance, problem.shape[0])
+    total = np.bincount(outcomes.successor, chance * outcomes.reward, problem.shape[0])
     return np.where(weight > 0.0, total / np.where(weight > 0.0, weight, 1.0), np.nan)
 
 
@@ -275,5 +278,5 @@ def figures(run: InverseRun) -> dict[str, Any]:
         drawn["Feature expectations"] = plot_feature_matching(details.expert_features, details.model_features)
     trace = np.asarray(solution.stats.get("trace", ()), np.float64).reshape(-1)
     if trace.size > 1:
-        drawn["Convergence of the fit"] = plot_fit(trace, getattr(run.method, "tolerance", None))
+        drawn["Convergence of the fit"] = plot_fit(trace, solution.stats.get("tolerance"))
     return {caption: figure for caption, figure in drawn.items() if figure is not None}

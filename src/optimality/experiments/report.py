@@ -119,8 +119,8 @@ _EXPLANATIONS = {
     ),
     "Rewards": (
         "What entering a state pays (or acting in it, where the reward looks at the state that is left). Left the "
-        "problem's own, which was not used. Each has its own scale, for a reward is known only up to what changes no policy: "
-        "constants where all episodes have one length, and differences of a potential."
+        "problem's own, which was not used. Each has its own scale, for a reward is known only up to what changes no "
+        "policy: constants where all episodes have one length, and differences of a potential."
     ),
     "The recovered policy": (
         "The model of the expert, at the first step. Color and number: its soft value under the recovered reward."

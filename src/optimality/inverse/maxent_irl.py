@@ -200,6 +200,7 @@ class MaxEntIRL(AbstractInverse):
                 "parameters": minimum.x.size,
                 "objective": objective,
                 "value": minimum.value,
+                "tolerance": tolerance,
             },
             certificates=certificates(
                 minimum,
