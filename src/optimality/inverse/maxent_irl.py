@@ -1,12 +1,12 @@
-"""Maximum-entropy inverse reinforcement learning: the reward under which the demonstrations are a soft-optimal policy's.
+"""Maximum-entropy inverse reinforcement learning: the reward whose soft-optimal policy explains the demonstrations.
 
     pi_w = b exp((Q_w - V_w) / tau),      gradient = (E_expert - E_pi_w)[dr / dw] / tau        (matching)
 
 Causal (Ziebart, Bagnell and Dey 2010): the expert chooses actions, not their outcomes. The trajectory form (Ziebart et
-al. 2008), in which it chooses both, is there by name: right where nothing is random, elsewhere it misfits a real expert.
-The rewards are determined up to what changes no policy: constants, where all episodes have one length, and potential
-differences (Ng, Harada and Russell 1999); `details.rank` counts the directions that the demonstrations speak about, and
-the small default `l2` picks the smallest reward among equals.
+al. 2008), in which it chooses both, is there by name: right where nothing is random, elsewhere it misfits a real
+expert. The rewards are determined up to what changes no policy: constants, where all episodes have one length, and
+potential differences (Ng, Harada and Russell 1999); `details.rank` counts the directions that the demonstrations speak
+about, and the small default `l2` picks the smallest reward among equals.
 
 The action likelihood, the default, needs far fewer demonstrations than feature matching where the world is random. It
 is convex only where nothing is random; started from the given reward it never failed to converge in the tests. The dual
@@ -57,7 +57,7 @@ class MaxEntDetails(eqx.Module):
     visits: Float[np.ndarray, "..."]
     """Of the model, `[H, S, A]` or `[S, A]`, by the forward pass, from the demonstrations' first states."""
     expert_features: Float[np.ndarray, " parameters"]
-    """Expected derivative of the reward in its parameters under the demonstrations; of a linear reward, its features."""
+    """Expected derivative of the reward in its parameters under the demonstrations: with a linear reward, features."""
     model_features: Float[np.ndarray, " parameters"]
     """The same under the model."""
     hessian: Float[np.ndarray, "parameters parameters"] | None

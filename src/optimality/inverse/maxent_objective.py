@@ -82,7 +82,23 @@ def evidence(
         steps = visits.pairs if visits.pairs.ndim == 3 else visits.pairs[None]
         if demonstrations is not None:
             steps = _steps(problem, demonstrations)
-    return Evidence(pairs, visits.transitions if realized else None, steps, visits.initial, visits.final)
+    transitions = _padded(visits.transitions) if realized and visits.transitions is not None else None
+    return Evidence(pairs, transitions, steps, visits.initial, visits.final)
+
+
+def _rounded(size: int) -> int:
+    """Up to a power of two, so that other demonstrations seldom compile anew."""
+    return 1 << (size - 1).bit_length()
+
+
+def _padded(seen: DemonstratedTransitions) -> DemonstratedTransitions:
+    """With visits of zero."""
+    size = seen.visits.size
+    extra = _rounded(size) - size
+    return DemonstratedTransitions(
+        *(np.concatenate([column, column[:1].repeat(extra)]) for column in seen[:4]),
+        np.concatenate([seen.visits, np.zeros(extra)]),
+    )
 
 
 def _steps(problem: TabularMDP, demonstrations: Demonstrations) -> Visits:
@@ -98,7 +114,7 @@ def _steps(problem: TabularMDP, demonstrations: Demonstrations) -> Visits:
     weight = np.bincount(where.reshape(-1), np.asarray(demonstrations.weights)[episode], place.size)
     row, state, action = place // (states * actions), place // actions % states, place % actions
     rank = np.arange(place.size) - np.searchsorted(row, row)
-    width = int(rank.max()) + 1
+    width = _rounded(int(rank.max()) + 1)
     if 4 * width > states * actions:
         table = np.zeros((rows, states, actions))
         table[row, state, action] = weight
