@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     from optimality.problems.partially_observed import PartiallyObserved as PartiallyObserved
     from optimality.problems.partially_observed import TabularObservation as TabularObservation
     from optimality.problems.tabular import TabularMDP as TabularMDP
+    from optimality.sampling.demonstrations import Demonstrations as Demonstrations
 
 __all__ = [*EXPORTS, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
