@@ -36,6 +36,7 @@ COMMANDS = {
     "train_help.txt": ["train", "--help"],
     "ppo_help.txt": ["train", "CartPole-v1", "ppo", "--help"],
     "evaluate_help.txt": ["evaluate", "--help"],
+    "demonstrate_help.txt": ["demonstrate", "--help"],
     "resume_help.txt": ["resume", "--help"],
     "runs_help.txt": ["runs", "--help"],
     "report_help.txt": ["report", "--help"],

@@ -111,6 +111,7 @@ if TYPE_CHECKING:
     from optimality.rewards.on_tables import with_reward as with_reward
     from optimality.rewards.shaping import PotentialShaping as PotentialShaping
     from optimality.rewards.table import TableReward as TableReward
+    from optimality.sampling.demonstrations import Demonstrations as Demonstrations
 
 __all__ = [*EXPORTS, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -299,6 +299,7 @@ EXPORTS = {
     "Reinforce": "optimality.learning.reinforce",
     "Run": "optimality.experiments.training_run",
     "TrainingFailed": "optimality.experiments.training_run",
+    "Demonstrations": "optimality.sampling.demonstrations",
     "evaluate": "optimality.experiments.evaluation",
     "make": "optimality.environments.catalog",
     "resume": "optimality.experiments.training_run",

@@ -5,7 +5,7 @@ import sys
 
 from optimality import registry
 
-COMMANDS = ("solve", "train", "irl", "evaluate", "resume", "runs", "report", "list", "doctor")
+COMMANDS = ("solve", "train", "irl", "evaluate", "demonstrate", "resume", "runs", "report", "list", "doctor")
 
 HELP = """usage: optimality COMMAND ...
 
@@ -16,6 +16,7 @@ commands:
   train ENVIRONMENT [METHOD] [options]  learn where a model is only sampled
   irl PROBLEM [METHOD] [options]        recover the reward that an expert's demonstrations pursue
   evaluate RUN                          play episodes by a run's policy, and look at one
+  demonstrate [ENVIRONMENT] --policy RUN  record episodes of a run's policy, for imitation and inverse methods
   resume RUN                            go on with a run that was stopped or killed
   runs [FOLDER]                         what lies in the run folders
   report RUN...                         write a run's page anew, or compare several
@@ -125,6 +126,26 @@ options:
   --render [FILE.gif]      one episode as an animation, by default in the run's evaluation/; `--render human`: a window
   --json                   the numbers as JSON
 """,
+    "demonstrate": """usage: optimality demonstrate [ENVIRONMENT] --policy RUN [options]
+
+Records whole episodes of a run's policy, which draws its actions: demonstrations for imitation and inverse methods.
+RUN is a folder of `optimality solve` (episodes are drawn exactly from the table) or of `optimality train`.
+ENVIRONMENT is by default the run's own. A soft-optimal expert: solve with soft-value-iteration --temperature 1 first.
+
+options:
+  --policy RUN             whose policy
+  --which last|best        which policy of a training run (last)
+  --episodes N             how many (50)
+  --steps N                cut episodes off after N steps; by default the horizon or time limit
+  --seed N                 everything random follows from it (0)
+  --environment-backend B  jax | gymnasium, for a training run; by default what the run used
+  --environment.NAME VALUE an option of the environment
+  --out FOLDER             gets demonstrations.npz and demonstrations.json (demos/)
+  --force                  replace what is there
+  --json                   the summary as JSON
+
+exit codes: 0 done; 2 bad input; 3 the environment failed; 130 interrupted: nothing was written
+""",
     "resume": """usage: optimality resume RUN [--steps N] [--json]
 
 Goes on from the newest complete checkpoint: on JAX environments to the same bits as if it had never stopped, on
@@ -207,6 +228,10 @@ def _run(command: str, rest: list[str]) -> int:
         from optimality.cli.evaluate import evaluate_command
 
         return evaluate_command(rest)
+    if command == "demonstrate":
+        from optimality.cli.demonstrate import demonstrate_command
+
+        return demonstrate_command(rest)
     if command in ("runs", "report"):
         from optimality.cli.runs import report_command, runs_command
 

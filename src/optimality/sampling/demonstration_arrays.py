@@ -1,4 +1,4 @@
-"""Recorded episodes at the door: lists or padded arrays become `Demonstrations`, or an error that says which is wrong."""
+"""Recorded episodes at the door: lists or padded arrays become `Demonstrations`, or an error that names the fault."""
 
 from typing import Any
 

@@ -165,6 +165,14 @@ class Demonstrations(eqx.Module):
         chosen = jax.tree.map(lambda leaf: np.asarray(leaf)[which], self)
         return chosen._padded_to(int(chosen.lengths.max()))
 
+    def cut(self, steps: int) -> "Demonstrations":
+        """At most the first `steps` steps of each episode; what goes on after them counts as cut off."""
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, but {steps} was given.")
+        goes_on = np.asarray(self.lengths) > steps
+        shorter = self._padded_to(min(steps, self.valid.shape[1]))
+        return eqx.tree_at(lambda d: d.terminated, shorter, np.asarray(self.terminated) & ~goes_on)
+
     def split(self, fraction: float, key: PRNGKeyArray) -> "tuple[Demonstrations, Demonstrations]":
         """`(kept, held_out)`: `fraction` of the episodes, rounded and at least one on each side, is held out at random.
 
