@@ -21,6 +21,7 @@ ValueAndGradient = Callable[[Vector], tuple[float, Vector]]
 
 _SUFFICIENT, _CURVATURE = 1e-4, 0.9
 _TRIALS = 60
+_ROUNDING = 1e-11  # of values, relative: sums that cancel lose more than one digit
 
 
 class Minimum(NamedTuple):
@@ -178,7 +179,7 @@ def _search(
     descent = float(slope @ move)
     if not descent < 0.0:
         return None
-    noise = objective.noise + 16 * float(np.finfo(np.float64).eps) * max(1.0, abs(at.value))
+    noise = objective.noise + _ROUNDING * max(1.0, abs(at.value))
     if objective.l1:
         return _halve(objective, at, slope, move, first, within_orthant, noise)
     low, high, size = 0.0, np.inf, first
