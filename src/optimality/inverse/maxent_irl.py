@@ -229,7 +229,12 @@ class MaxEntIRL(AbstractInverse):
                 " Without a horizon the first reward must end episodes: start from a lower one, "
                 "reward=TableReward(np.full(states, -3.0), 'next-state'), or take prior='uniform'."
             )
-        if solution.result == Result.ITERATION_LIMIT:
+        if stats["objective"] == "matching" and float(self.l2) == 0.0:
+            text += (
+                " Few demonstrations may have feature expectations that no policy has, by luck: then only l2 or l1 "
+                "above zero, or objective='likelihood', has a finite answer."
+            )
+        elif solution.result == Result.ITERATION_LIMIT:
             text += " An expert who never errs is fitted by ever larger rewards: raise l2, max_steps or tolerance."
         return text
 
@@ -250,7 +255,8 @@ class MaxEntIRL(AbstractInverse):
         if self.solver == "newton":
             return newton(fit.value_and_gradient, fit.hessian, fit.start, **options)
         minimum = quasi_newton(fit.value_and_gradient, fit.start, **options)
-        if minimum.code == Result.LINE_SEARCH_FAILED and minimum.x.size <= self.hessian_limit:
+        unfinished = minimum.code in (Result.LINE_SEARCH_FAILED, Result.ITERATION_LIMIT)
+        if unfinished and minimum.x.size <= self.hessian_limit:
             last = newton(fit.value_and_gradient, fit.hessian, minimum.x, **options)
             counts = minimum.steps + last.steps, minimum.evaluations + last.evaluations
             course = np.concatenate([minimum.course, last.course[1:]])

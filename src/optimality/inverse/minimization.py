@@ -21,6 +21,7 @@ ValueAndGradient = Callable[[Vector], tuple[float, Vector]]
 
 _SUFFICIENT, _CURVATURE = 1e-4, 0.9
 _TRIALS = 60
+_ROUNDING = 1e-11  # of values, relative: sums that cancel lose more than one digit
 
 
 class Minimum(NamedTuple):
@@ -75,7 +76,8 @@ def quasi_newton(
     noise: float = 0.0,
     memory: int = 20,
 ) -> Minimum:
-    """L-BFGS, with a 1-norm within one orthant at a time (OWL-QN; Andrew and Gao 2007); `noise` is what values may be
+    """L-BFGS, with a 1-norm within one orthant at a time (OWL-QN; Andrew and Gao 2007), which nears an ill-conditioned
+    optimum slowly: `newton` finishes such a search. `noise` is what values may be
     wrong by beyond float64's rounding."""
     objective = _Counted(function, l1, noise)
     at = objective(np.asarray(start, np.float64))
@@ -177,7 +179,7 @@ def _search(
     descent = float(slope @ move)
     if not descent < 0.0:
         return None
-    noise = objective.noise + 16 * float(np.finfo(np.float64).eps) * max(1.0, abs(at.value))
+    noise = objective.noise + _ROUNDING * max(1.0, abs(at.value))
     if objective.l1:
         return _halve(objective, at, slope, move, first, within_orthant, noise)
     low, high, size = 0.0, np.inf, first
@@ -221,7 +223,7 @@ def _halve(objective, at, slope, move, first, within_orthant, noise) -> _Point |
 def _coordinate_descent(matrix: np.ndarray, gradient: Vector, x: Vector, l1: float) -> Vector:
     """`min_d g d + d' A d / 2 + l1 |x + d|_1` for a positive definite `A`."""
     move, product = np.zeros_like(x), np.zeros_like(x)
-    for _ in range(1000):
+    for _ in range(100):
         largest = 0.0
         for i in range(x.size):
             diagonal = matrix[i, i]
@@ -235,4 +237,17 @@ def _coordinate_descent(matrix: np.ndarray, gradient: Vector, x: Vector, l1: flo
                 largest = max(largest, abs(change))
         if largest <= 1e-15 * (1.0 + float(np.abs(x).max())):
             break
-    return move
+    return _on_support(matrix, gradient, x, l1, move)
+
+
+def _on_support(matrix, gradient, x, l1, move) -> Vector:
+    """The exact minimizer among moves to the same signs, if it has them: coordinates find signs long before digits."""
+    signs = np.sign(x + move)
+    free = signs != 0.0
+    if not free.any():
+        return move
+    held = matrix[np.ix_(free, ~free)] @ -x[~free]
+    exact = -x.copy()
+    right = -(gradient[free] + l1 * signs[free] + held)
+    exact[free] = np.linalg.solve(matrix[np.ix_(free, free)], right)
+    return exact if np.array_equal(np.sign(x + exact), signs) else move

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from optimality.core.numerics import Real, is_traced
+from optimality.core.numerics import Real, cast_floats, is_traced, precision
 from optimality.problems.tabular import TabularMDP
 from optimality.rewards.abstract import AbstractReward, Scope
 
@@ -33,7 +33,8 @@ class NormalizedReward(AbstractReward):
     def of(cls, problem: TabularMDP, reward: AbstractReward) -> "NormalizedReward":
         """With mean 0 and deviation 1 over the pairs that the problem allows; raises `ValueError` for a reward that is
         constant there, which has no scale. Concrete arguments only."""
-        values = np.asarray(reward.table(problem), np.float64)[np.asarray(problem.allowed)]
+        with precision(np.float64):
+            values = np.asarray(cast_floats(reward, np.float64).table(problem))[np.asarray(problem.allowed)]
         deviation = float(values.std())
         if not deviation > 1e-12 * max(1.0, float(np.abs(values).max())):
             raise ValueError("the reward is the same for every pair: it has no scale to normalize by.")
