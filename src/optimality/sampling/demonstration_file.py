@@ -47,8 +47,9 @@ def load(path: Path) -> Demonstrations:
     """
     path = path / FILE if path.is_dir() else path
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with path.open("rb") as opened:
+            file = np.load(opened, allow_pickle=False)
+            if isinstance(file, np.ndarray):
                 raise ValueError("it is a single array, not an NPZ file of several")
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
