@@ -91,17 +91,21 @@ def test_states_before_and_after():
     np.testing.assert_allclose(found.states, with_actions.pairs.sum(axis=-1), rtol=1e-14)
 
 
-@pytest.mark.parametrize("criterion", [ox.FiniteHorizon(30, 0.95), ox.Discounted(0.8)], ids=["horizon", "discounted"])
-def test_visits_approach_the_occupancy_of_the_policy(criterion):
-    """Over 20,000 episodes. The largest error over ten seeds was below 0.02 of a total of at least 3; twice that."""
+@pytest.mark.parametrize(
+    ("criterion", "tolerance"),
+    [(ox.FiniteHorizon(30, 0.95), 0.11), (ox.Discounted(0.8), 0.042)],
+    ids=["horizon", "discounted"],
+)
+def test_visits_approach_the_occupancy_of_the_policy(criterion, tolerance):
+    """Over 5,000 episodes the largest error of ten seeds was 0.056 and 0.021, of totals 15.7 and 5; twice that fails."""
     mdp = ox.random_mdp(6, 3, 3, seed=4, criterion=criterion)
     solved = ox.solve(mdp, ox.SoftValueIteration(temperature=1.0))
-    demos = ox.Demonstrations.from_policy(mdp, solved.policy, 20_000, jax.random.key(0))
+    demos = ox.Demonstrations.from_policy(mdp, solved.policy, 5_000, jax.random.key(0))
     exact = np.asarray(ox.solve(ox.UnderPolicy(mdp, solved.policy)).details.occupancy)
     exact = exact.sum(axis=0) if exact.ndim == 3 else exact
     found = np.asarray(demonstrated_visits(mdp, demos).pairs)
     found = found.sum(axis=0) if found.ndim == 3 else found
-    np.testing.assert_allclose(found, exact, atol=0.04)
+    np.testing.assert_allclose(found, exact, atol=tolerance)
 
 
 FLOATS = ox.Demonstrations.from_arrays([[0.0, 1.0]], [[0]], terminated=False)
