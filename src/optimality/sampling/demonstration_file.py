@@ -8,6 +8,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ _ARRAYS = ("observation", "action", "lengths", "terminated", "reward", "log_prob
 def save(demonstrations: Demonstrations, path: Path) -> Path:
     """Writes under another name first and then renames, so that there is never half a file."""
     arrays = {name: getattr(demonstrations, name) for name in _ARRAYS}
-    arrays = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
+    arrays: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
     header = {
         "format": _FORMAT,
         "version": _VERSION,
