@@ -49,20 +49,23 @@ def _assemble(seen, taken, lengths, terminated, log_weight) -> Demonstrations:
     visible = np.arange(steps + 1) <= lengths[:, None]
     seen = _clean("observation", seen, visible)
     taken = {name: None if array is None else _clean(name, array, valid) for name, array in taken.items()}
-    for name in ("reward", "log_probability"):
-        if taken[name] is not None:
-            if taken[name].ndim != 2:
-                raise ValueError(f"{name} must be one number for each step, but a step has {taken[name].shape[2:]}.")
-            taken[name] = taken[name] if taken[name].dtype.kind == "f" else taken[name].astype(np.float64)
     return Demonstrations(
         seen,
         taken["action"],
         valid,
         _terminated(terminated, number),
-        taken["reward"],
-        taken["log_probability"],
+        _number_a_step("reward", taken["reward"]),
+        _number_a_step("log_probability", taken["log_probability"]),
         _log_weight(log_weight, number),
     )
+
+
+def _number_a_step(name: str, array: np.ndarray | None) -> np.ndarray | None:
+    if array is None:
+        return None
+    if array.ndim != 2:
+        raise ValueError(f"{name} must be one number for each step, but a step has {array.shape[2:]}.")
+    return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
 def _episodes(name: str, given: Any) -> list[np.ndarray]:

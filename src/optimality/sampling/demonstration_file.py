@@ -8,6 +8,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ _ARRAYS = ("observation", "action", "lengths", "terminated", "reward", "log_prob
 def save(demonstrations: Demonstrations, path: Path) -> Path:
     """Writes under another name first and then renames, so that there is never half a file."""
     arrays = {name: getattr(demonstrations, name) for name in _ARRAYS}
-    arrays = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
+    arrays: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
     header = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -47,8 +48,9 @@ def load(path: Path) -> Demonstrations:
     """
     path = path / FILE if path.is_dir() else path
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with path.open("rb") as opened:
+            file = np.load(opened, allow_pickle=False)
+            if isinstance(file, np.ndarray):
                 raise ValueError("it is a single array, not an NPZ file of several")
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

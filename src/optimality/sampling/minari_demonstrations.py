@@ -11,7 +11,7 @@ from optimality.sampling.demonstration_arrays import from_arrays
 from optimality.sampling.demonstrations import Demonstrations
 
 
-def from_minari(dataset: str | Any) -> Demonstrations:
+def from_minari(dataset: Any) -> Demonstrations:
     """All episodes of a data set.
 
     Args:
@@ -26,11 +26,10 @@ def from_minari(dataset: str | Any) -> Demonstrations:
     Raises:
         ValueError: Minari is not installed, there is no such data set, or an episode is not one.
     """
-    if isinstance(dataset, str):
-        dataset = _load(dataset)
-    space = getattr(dataset, "observation_space", None)
-    acted = getattr(dataset, "action_space", None)
-    episodes: Iterable[Any] = dataset.iterate_episodes() if hasattr(dataset, "iterate_episodes") else dataset
+    source: Any = _load(dataset) if isinstance(dataset, str) else dataset
+    space = getattr(source, "observation_space", None)
+    acted = getattr(source, "action_space", None)
+    episodes: Iterable[Any] = source.iterate_episodes() if hasattr(source, "iterate_episodes") else source
     seen, taken, ended, rewards = [], [], [], []
     for number, episode in enumerate(episodes):
         flags = np.asarray(episode.terminations, bool)

@@ -87,7 +87,10 @@ def from_runner(runner: Any, policy: Any, episodes: int, key: PRNGKeyArray) -> D
     """`episodes` whole episodes from a runner that is at rest. Masks of actions are not kept."""
     if runner.time_limit is None:
         raise ValueError("nothing bounds the episodes here: give steps, after which they are cut off.")
-    played = jax.tree.map(np.asarray, play(policy, runner, key, -(-episodes // runner.environments)))
+    # One round a call: rounds inside one compiled call are unrolled, and compile for as long as they are many.
+    keys = jax.random.split(key, -(-episodes // runner.environments))
+    rounds = [jax.tree.map(np.asarray, play(policy, runner, round_key)) for round_key in keys]
+    played = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *rounds)
     valid = played.valid.T[:episodes]
     lengths = valid.sum(axis=1)
     first, following = _plain(played.observation), _plain(played.next_observation)
