@@ -1,4 +1,4 @@
-"""`imitation`'s tabular MCE-IRL on the problems of `inverse_exact.py`, for the interpreter of an environment of its own.
+"""`imitation`'s tabular MCE-IRL on the problems of `inverse_exact.py`, for an interpreter of its own environment.
 
     python inverse_exact_imitation.py PROBLEM.npz
 

@@ -103,8 +103,6 @@ def at(array, place, value):
         ),
         (but(observation=GOOD.observation.astype(float)), "observation must hold whole numbers"),
         (but(observation=GOOD.observation[:, :3]), r"observation must have shape \(2, 4\)"),
-        (but(valid=np.array([[False] * 3, [True] * 3])), "episode 0 has no step"),
-        (but(valid=np.array([[True, False, True], [True] * 3])), "padding must stand at the end"),
         (but(log_weight=np.array([np.nan, 0.0])), "log_weight must be finite"),
         (but(action=None, observation=at(GOOD.observation, (1, 1), 2)), "episode 1, step 0: from state 0 to state 2"),
     ],

@@ -23,12 +23,9 @@ def check_demonstrations(
             "given."
         )
     valid = np.asarray(demonstrations.valid, bool)
-    if valid.size == 0 or not valid.any(axis=1).all():
-        empty = "there are none" if valid.size == 0 else f"episode {int(np.argmin(valid.any(axis=1)))} has no step"
-        raise ValueError(f"demonstrations need at least one episode, each with a step, but {empty}.")
+    if valid.size == 0:
+        raise ValueError("demonstrations need at least one episode, but there are none.")
     lengths = valid.sum(axis=1)
-    if not (valid == (np.arange(valid.shape[1])[None] < lengths[:, None])).all():
-        raise ValueError("padding must stand at the end of each episode, but some valid step follows it.")
     states, actions = problem.shape
     steps = np.arange(valid.shape[1] + 1)[None]
     observation = _indices("observation", demonstrations.observation, (valid.shape[0], valid.shape[1] + 1))
