@@ -152,7 +152,7 @@ def demonstrated_visits(
         initial=np.bincount(observation[:, 0], weights, states),
         horizon=int(lengths.max()),
         transitions=transitions,
-        final=np.bincount(ends[whole], share[whole], states) if finite else None,
+        final=np.bincount(ends[whole], share[whole], states).astype(np.float64) if finite else None,
         cut_off=float(share[~terminated & ~whole].sum()),
         episodes=float(1.0 / np.sum(weights**2)),
     )

@@ -153,7 +153,7 @@ def _backward(problem: TabularMDP, sweep: Sweep, visits: Visits | None) -> Backw
     value, terms = jax.lax.scan(step, last, in_time, length=horizon, reverse=True)
     code = jnp.where(jnp.all(jnp.isfinite(value)), Result.CONVERGED, Result.NON_FINITE).astype(jnp.int32)
     likelihood = jnp.zeros((), value.dtype) if terms is None else jnp.sum(terms)
-    return Backward(value / sweep.temperature, likelihood, value, code)
+    return Backward(value / jnp.asarray(sweep.temperature), likelihood, value, code)
 
 
 def _log_likelihood(visits, q, value, sweep: Sweep) -> Float[Array, ""]:

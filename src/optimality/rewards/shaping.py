@@ -38,10 +38,10 @@ class PotentialShaping(AbstractReward):
     def of(cls, problem: TabularMDP, reward: AbstractReward, potential: Any) -> "PotentialShaping":
         """With the problem's discount; an array as potential has one number a state."""
         if not callable(potential):
-            potential = as_floats(potential)
+            potential: Any = as_floats(potential)
             if potential.shape != problem.shape[:1]:
                 raise ValueError(f"the potential has shape {potential.shape}, but needs {problem.shape[:1]}.")
-        return cls(reward, potential, problem.discount)
+        return cls(reward=reward, potential=potential, discount=problem.discount)
 
     def __call__(self, observation, action, next_observation, terminated):
         plain = self.reward(observation, action, next_observation, terminated)
