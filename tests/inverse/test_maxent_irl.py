@@ -380,7 +380,7 @@ def test_an_expert_who_never_errs_and_a_limit():
     with pytest.raises(SolverError, match="never errs"):
         infer_reward(mdp, visits, MaxEntIRL(l2=0.0, max_steps=5), reward=family)
     found = infer_reward(mdp, visits, MaxEntIRL(), reward=family)
-    assert np.all(found.reward.values.argmax(axis=1)[visits.pairs.sum(axis=(0, 2)) > 0.1] == 0)
+    assert np.all(found.policy.probabilities.argmax(axis=2)[visits.pairs.sum(axis=2) > 0.1] == 0)
 
 
 def test_until_termination_from_a_start_that_ends():
