@@ -1,12 +1,12 @@
-"""Exact maximum-entropy inverse reinforcement learning: its gradient and a whole fit, against SciPy and the memory floor.
+"""Exact maximum-entropy inverse RL: its gradient and a whole fit, against SciPy and against the memory floor.
 
-    taskset -c 1 uv run python benchmarks/inverse_exact.py    # prints, appends to benchmarks/results/inverse_exact.jsonl
+    NPROC=1 taskset -c 1 uv run python benchmarks/inverse_exact.py    # appends to results/inverse_exact.jsonl
 
-The work: the gradient of the log-partition in 20 weights of a linear reward, horizon 50, 4 actions, 4 random successors a
-pair or a dense array, float32. The peer is what a careful NumPy user writes: one SciPy CSR product a step, log-domain
+The work: the gradient of the log-partition in 20 weights of a linear reward, horizon 50, 4 actions, 4 random successors
+a pair or a dense array, float32. The peer is what a careful NumPy user writes: one SciPy CSR product a step, log-domain
 values, then the visits by the transposed matrix, in float32 too. The floor of the dense form is the time to read its
-array once a step and direction. Autodiff is timed beside two forward passes written out: `push` (scatter-add) and
-predecessors gathered. CPU milliseconds, the least of several bursts; compilation is apart.
+array once a step and direction. Beside the gradient, which is autodiff, stands the forward pass written out, with its
+backward pass and all visits kept. CPU milliseconds, the least of several bursts; compilation is apart.
 """
 
 import json
@@ -30,7 +30,7 @@ HORIZON, ACTIONS, SUCCESSORS, FEATURES = 50, 4, 4, 20
 RESULTS = Path(__file__).parent / "results" / "inverse_exact.jsonl"
 
 
-def best(function, bursts=8, seconds=0.25):
+def best(function, bursts=6, seconds=0.15):
     """Least CPU milliseconds a call over bursts."""
     function()
     start = time.process_time()
@@ -156,12 +156,11 @@ def whole_fit(size=32):
 def main():
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     about = {"commit": commit.strip(), "jax": jax.__version__, "numpy": np.__version__, "cpu": platform.machine()}
-    rows = [measure(states, form) for form in ("successors", "dense") for states in (100, 400, 1600)]
-    rows.append(whole_fit())
+    work = [lambda s=s, f=f: measure(s, f) for f in ("successors", "dense") for s in (100, 400, 1600)]
     with RESULTS.open("a", encoding="utf-8") as file:
-        for row in rows:
+        for row in (each() for each in (whole_fit, *work)):
             rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
-            print(rounded)
+            print(rounded, flush=True)
             file.write(json.dumps({**about, **rounded}) + "\n")
 
 

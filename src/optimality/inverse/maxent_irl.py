@@ -272,6 +272,7 @@ class _Fit:
         flat, self.unravel = jax.flatten_util.ravel_pytree(parameters)
         self.start = np.asarray(flat, np.float64)
         horizonless = not isinstance(problem.criterion, FiniteHorizon)
+        self.steps = problem.criterion.horizon if isinstance(problem.criterion, FiniteHorizon) else 0
         self.guess = jnp.zeros(problem.shape[0], dtype) if horizonless else None
 
     def tree(self, x: np.ndarray) -> Any:
@@ -298,7 +299,7 @@ class _Fit:
     def noise(self, tolerance: float) -> float:
         """Of values: a sum's rounding, or what the fixed point's tolerance leaves."""
         if self.guess is None:
-            return 64 * float(np.finfo(self.dtype).eps) if self.dtype == np.float32 else 0.0
+            return 32 * float(np.finfo(self.dtype).eps) * self.steps
         return max(1e-10, 1e-2 * tolerance)
 
     def failure(self) -> Result:
