@@ -4,9 +4,10 @@
 
 The work: the gradient of the log-partition in 20 weights of a linear reward, horizon 50, 4 actions, 4 random successors
 a pair or a dense array, float32. The peer is what a careful NumPy user writes: one SciPy CSR product a step, log-domain
-values, then the visits by the transposed matrix, in float32 too and, as it is usually written, in float64. The floor of the dense form is the time to read its
-array once a step and direction. Beside the gradient, which is autodiff, stands the forward pass written out, with its
-backward pass and all visits kept. CPU milliseconds, the least of several bursts; compilation is apart.
+values, then the visits by the transposed matrix, in float32 too and, as it is usually written, in float64; its reward
+is of the state alone. The floor of the dense form is the time to read its array once a step and direction. Beside the
+gradient, which is autodiff, stands the forward pass written out, with its backward pass and all visits kept. CPU
+milliseconds, the least of several bursts; compilation is apart.
 """
 
 import json
