@@ -120,16 +120,16 @@ class MaxEntIRL(AbstractInverse):
         require_partition(problem, self.temperature, self.prior)
         objective = self._objective(demonstrations)
         visits = checked_visits(problem, demonstrations, allow_unmodelled=self.allow_unmodelled)
-        exact = visits is not None
-        if self.held_out and exact:
-            raise ValueError("held_out needs episodes, but exact visits were given.")
-        if self.held_out and not 1 <= _held(self.held_out, demonstrations.valid.shape[0]).sum() < len(
-            demonstrations.valid
-        ):
-            raise ValueError(
-                f"held_out={self.held_out} of {len(demonstrations.valid)} episodes leaves none to one side."
-            )
-        with_actions = (visits.pairs if exact else demonstrations.action) is not None
+        if isinstance(demonstrations, Demonstrations):
+            with_actions, episodes = demonstrations.action is not None, demonstrations.valid.shape[0]
+            if self.held_out and not 1 <= _held(self.held_out, episodes).sum() < episodes:
+                raise ValueError(f"held_out={self.held_out} of {episodes} episodes leaves none to one side.")
+            if objective != "likelihood":
+                _require_whole(problem, demonstrations)
+        else:
+            with_actions = demonstrations.pairs is not None
+            if self.held_out:
+                raise ValueError("held_out needs episodes, but exact visits were given.")
         if objective == "likelihood" and not with_actions:
             raise ValueError("the likelihood needs actions, but none were recorded: use objective='matching'.")
         family = default_reward(problem) if reward is None else reward
@@ -149,18 +149,16 @@ class MaxEntIRL(AbstractInverse):
                     "objective='trajectory' needs discount 1: there a discount is a chance of ending, which the expert "
                     "would choose too."
                 )
-            if exact and visits.transitions is None and family.scope in ("next-state", "transition"):
+            if visits is not None and visits.transitions is None and family.scope in ("next-state", "transition"):
                 raise ValueError(
                     "objective='trajectory' needs the visits' transitions for a reward of what follows an action: the "
                     "model's own chances are not the expert's there."
                 )
-        if objective != "likelihood" and not exact:
-            _require_whole(problem, demonstrations)
 
     def infer(self, problem, demonstrations, reward, key, dtype) -> RewardSolution:
         objective = self._objective(demonstrations)
         fitted, others = demonstrations, None
-        if self.held_out:
+        if self.held_out and isinstance(demonstrations, Demonstrations):
             held = _held(self.held_out, demonstrations.valid.shape[0])
             fitted, others = (jax.tree.map(lambda a, k=k: np.asarray(a)[k], demonstrations) for k in (~held, held))
         visits = demonstrated_visits(problem, fitted, check=False)
@@ -275,10 +273,11 @@ class _Fit:
         flat, self.unravel = jax.flatten_util.ravel_pytree(parameters)
         self.start = np.asarray(flat, np.float64)
         horizonless = not isinstance(problem.criterion, FiniteHorizon)
+        self.steps = problem.criterion.horizon if isinstance(problem.criterion, FiniteHorizon) else 0
         self.guess = jnp.zeros(problem.shape[0], dtype) if horizonless else None
 
     def tree(self, x: np.ndarray) -> Any:
-        return self.unravel(np.asarray(x, self.dtype))
+        return self.unravel(jnp.asarray(x, self.dtype))
 
     def value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         (value, (first, code)), gradient = value_and_gradient(
@@ -301,7 +300,7 @@ class _Fit:
     def noise(self, tolerance: float) -> float:
         """Of values: a sum's rounding, or what the fixed point's tolerance leaves."""
         if self.guess is None:
-            return 64 * float(np.finfo(self.dtype).eps) if self.dtype == np.float32 else 0.0
+            return 32 * float(np.finfo(self.dtype).eps) * self.steps
         return max(1e-10, 1e-2 * tolerance)
 
     def failure(self) -> Result:

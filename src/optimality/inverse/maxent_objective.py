@@ -16,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from optimality.core.gibbs import soft_maximum
@@ -95,10 +96,8 @@ def _padded(seen: DemonstratedTransitions) -> DemonstratedTransitions:
     """With visits of zero."""
     size = seen.visits.size
     extra = _rounded(size) - size
-    return DemonstratedTransitions(
-        *(np.concatenate([column, column[:1].repeat(extra)]) for column in seen[:4]),
-        np.concatenate([seen.visits, np.zeros(extra)]),
-    )
+    state, action, successor, over = (np.concatenate([column, column[:1].repeat(extra)]) for column in seen[:4])
+    return DemonstratedTransitions(state, action, successor, over, np.concatenate([seen.visits, np.zeros(extra)]))
 
 
 def _steps(problem: TabularMDP, demonstrations: Demonstrations) -> Visits:
@@ -156,7 +155,7 @@ def loss(
         else:  # an infinite value where nobody starts does not count
             log_z = jnp.sum(jnp.where(initial > 0.0, initial * found.log_partition, 0.0))
         objective = log_z - paid(reward, paying, data) / numbers.temperature
-    squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(parameters))
+    squares = jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves(parameters)]))
     return objective + 0.5 * numbers.l2 * squares, (jax.lax.stop_gradient(found.value), found.code)
 
 
@@ -173,7 +172,7 @@ def paid(reward: AbstractReward, paying: TabularMDP, data: Evidence) -> Float[Ar
     else:
         total = jnp.sum(jnp.asarray(data.pairs) * paying.reward)
     if data.final is not None and isinstance(paying.criterion, FiniteHorizon):
-        total += jnp.sum(jnp.asarray(data.final) * paying.criterion.terminal_reward)
+        total += jnp.sum(jnp.asarray(data.final) * jnp.asarray(paying.criterion.terminal_reward))
     return total
 
 
@@ -183,7 +182,7 @@ value_and_gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argn
 @partial(jax.jit, static_argnames="settings")
 def hessian(parameters, rest, problem, data, numbers, guess, settings):
     """Of the loss, in the order of `ravel_pytree`."""
-    flat, unravel = jax.flatten_util.ravel_pytree(parameters)
+    flat, unravel = ravel_pytree(parameters)
 
     def gradient(x):
         return jax.grad(lambda v: loss(unravel(v), rest, problem, data, numbers, guess, settings)[0])(x)
@@ -211,5 +210,5 @@ def under_model(parameters, rest, problem, data, numbers, settings):
         reward = eqx.combine(weights, rest)
         return paid(reward, _paying(problem, reward, settings), by)
 
-    derivatives = [jax.flatten_util.ravel_pytree(jax.grad(earned)(parameters, by))[0] for by in (model, data)]
+    derivatives = [ravel_pytree(jax.grad(earned)(parameters, by))[0] for by in (model, data)]
     return planned, pairs, code, *derivatives

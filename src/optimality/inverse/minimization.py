@@ -90,10 +90,12 @@ def quasi_newton(
             move = np.where(move * slope < 0.0, move, 0.0)
         return move
 
+    code, step = Result.ITERATION_LIMIT, 0
     for step in range(max_steps + 1):
         slope = subgradient(at.x, at.gradient, l1)
         course.append(float(np.abs(slope).max(initial=0.0)))
-        if (code := _ended(at, course[-1], tolerance, step, max_steps)) is not None:
+        if (ended := _ended(at, course[-1], tolerance, step, max_steps)) is not None:
+            code = ended
             break
         move = direction(slope)
         first = 1.0 if pairs else min(1.0, 1.0 / max(float(np.linalg.norm(slope)), 1e-300))
@@ -127,10 +129,12 @@ def newton(
     objective = _Counted(function, l1, noise)
     at = objective(np.asarray(start, np.float64))
     course: list[float] = []
+    code, step = Result.ITERATION_LIMIT, 0
     for step in range(max_steps + 1):
         slope = subgradient(at.x, at.gradient, l1)
         course.append(float(np.abs(slope).max(initial=0.0)))
-        if (code := _ended(at, course[-1], tolerance, step, max_steps)) is not None:
+        if (ended := _ended(at, course[-1], tolerance, step, max_steps)) is not None:
+            code = ended
             break
         eigenvalues, vectors = np.linalg.eigh(hessian(at.x))
         size = np.abs(eigenvalues)

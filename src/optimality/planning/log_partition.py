@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from optimality.core.gibbs import soft_maximum
 from optimality.core.numerics import Real, at_precision, is_traced
 from optimality.core.result import Result
 from optimality.planning.backups import Plan, Sweep, action_values, occupancies, plan, stationary, terminal_values
@@ -144,7 +143,7 @@ def _backward(problem: TabularMDP, sweep: Sweep, visits: Visits | None) -> Backw
 
     def step(values, at):
         q = action_values(problem, values, sweep.risk)
-        new = soft_maximum(q, sweep.temperature, sweep.log_base, axis=0)
+        new = _warm_maximum(q, sweep)
         return new, None if at is None else _log_likelihood(at, q, new, sweep)
 
     if horizon * states * actions > LARGEST_KEPT:
@@ -153,7 +152,15 @@ def _backward(problem: TabularMDP, sweep: Sweep, visits: Visits | None) -> Backw
     value, terms = jax.lax.scan(step, last, in_time, length=horizon, reverse=True)
     code = jnp.where(jnp.all(jnp.isfinite(value)), Result.CONVERGED, Result.NON_FINITE).astype(jnp.int32)
     likelihood = jnp.zeros((), value.dtype) if terms is None else jnp.sum(terms)
-    return Backward(value / sweep.temperature, likelihood, value, code)
+    return Backward(value / jnp.asarray(sweep.temperature), likelihood, value, code)
+
+
+def _warm_maximum(q: Float[Array, "actions states"], sweep: Sweep) -> Float[Array, " states"]:
+    """`soft_maximum` over actions at a temperature above zero and finite: without its limits it is one fused pass."""
+    temperature = jnp.asarray(sweep.temperature)
+    top = jax.lax.stop_gradient(jnp.max(jnp.where(jnp.isneginf(sweep.log_base), -jnp.inf, q), axis=0))
+    weights = jnp.exp((q - top[None]) / temperature + sweep.log_base)
+    return top + temperature * jnp.log(jnp.sum(weights, axis=0))
 
 
 def _log_likelihood(visits, q, value, sweep: Sweep) -> Float[Array, ""]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from optimality.problems.tabular import TabularMDP
-from optimality.rewards.abstract import AbstractReward, as_floats, require_finite, require_scope
+from optimality.rewards.abstract import AbstractReward, Scope, as_floats, require_finite, require_scope
 from optimality.rewards.on_tables import entered
 
 
@@ -19,7 +19,7 @@ class LinearReward(AbstractReward):
     features: Float[Array | np.ndarray, "*pairs features"]
     """`[S, k]`, of the state or of the one that is entered; `[S, A, k]` of state and action."""
     weights: Float[Array | np.ndarray, " features"]
-    scope: Literal["state", "next-state", "state-action"] = eqx.field(static=True)
+    scope: Scope = eqx.field(static=True)
 
     def __init__(
         self,

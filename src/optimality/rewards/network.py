@@ -81,7 +81,13 @@ class NetworkReward(AbstractReward):
             raise ValueError(
                 "without a problem the network needs observation_size, and action_size if it sees actions."
             )
-        return cls(network.build(key, sizes[scope], 1, output_gain=0.1), features, scope, states, actions)
+        return cls(
+            network=network.build(key, sizes[scope], 1, output_gain=0.1),
+            features=features,
+            scope=scope,
+            states=states,
+            actions=actions,
+        )
 
     def __call__(self, observation, action, next_observation, terminated):
         state, entered = self._state(observation), self._state(next_observation)

@@ -38,7 +38,7 @@ class NormalizedReward(AbstractReward):
         deviation = float(values.std())
         if not deviation > 1e-12 * max(1.0, float(np.abs(values).max())):
             raise ValueError("the reward is the same for every pair: it has no scale to normalize by.")
-        return cls(reward, 1.0 / deviation, -float(values.mean()) / deviation)
+        return cls(reward=reward, scale=1.0 / deviation, shift=-float(values.mean()) / deviation)  # pyright: ignore[reportCallIssue]
 
     @property
     def scope(self) -> Scope:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -93,12 +93,12 @@ def with_reward(
         per_outcome: keep the reward of each outcome beside its pair's mean. Only risk and exact inference see them. By
             default where the reward looks at the next state.
     """
-    arguments = (problem, reward, terminal_reward)
     per_outcome = reward.scope in ("next-state", "transition") if per_outcome is None else per_outcome
-    if is_traced(arguments):
-        return _with_reward(*arguments, per_outcome)
+    if is_traced((problem, reward, terminal_reward)):
+        return _with_reward(problem, reward, terminal_reward, per_outcome)
     with precision(np.float64):
-        made = to_numpy(_with_reward(*cast_floats(arguments, np.float64), per_outcome))
+        problem, reward, terminal_reward = cast_floats((problem, reward, terminal_reward), np.float64)
+        made = to_numpy(_with_reward(problem, reward, terminal_reward, per_outcome))
     return eqx.tree_at(lambda mdp: mdp.model, made, _without_zeros(made.model), is_leaf=lambda x: x is None)
 
 
@@ -140,9 +140,9 @@ def _with_deviations(model: AbstractModel, going, ended) -> AbstractModel:
     if ending is not None:
         ending = OutcomeLists(ending.successor, ending.probability, ended)
     if isinstance(model, DenseModel):
-        return DenseModel(model.probability, going, ending)
+        return DenseModel(probability=model.probability, deviation=going, ending=ending)
     lists = _lists(model)
-    return SuccessorModel(OutcomeLists(lists.successor, lists.probability, going), ending)
+    return SuccessorModel(going_on=OutcomeLists(lists.successor, lists.probability, going), ending=ending)
 
 
 def _without_zeros(model: AbstractModel) -> AbstractModel:

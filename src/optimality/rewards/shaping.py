@@ -37,11 +37,10 @@ class PotentialShaping(AbstractReward):
     @classmethod
     def of(cls, problem: TabularMDP, reward: AbstractReward, potential: Any) -> "PotentialShaping":
         """With the problem's discount; an array as potential has one number a state."""
-        if not callable(potential):
-            potential = as_floats(potential)
-            if potential.shape != problem.shape[:1]:
-                raise ValueError(f"the potential has shape {potential.shape}, but needs {problem.shape[:1]}.")
-        return cls(reward, potential, problem.discount)
+        given = as_floats(potential) if not callable(potential) else potential
+        if not callable(given) and given.shape != problem.shape[:1]:
+            raise ValueError(f"the potential has shape {given.shape}, but needs {problem.shape[:1]}.")
+        return cls(reward=reward, potential=given, discount=problem.discount)  # pyright: ignore[reportArgumentType]
 
     def __call__(self, observation, action, next_observation, terminated):
         plain = self.reward(observation, action, next_observation, terminated)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from optimality.problems.tabular import TabularMDP
-from optimality.rewards.abstract import AbstractReward, as_floats, require_finite, require_scope
+from optimality.rewards.abstract import AbstractReward, Scope, as_floats, require_finite, require_scope
 from optimality.rewards.linear import as_pairs, require_table
 
 
@@ -17,7 +17,7 @@ class TableReward(AbstractReward):
 
     values: Float[Array | np.ndarray, "..."]
     """`[S]`, of the state or of the one that is entered; `[S, A]` of state and action."""
-    scope: Literal["state", "next-state", "state-action"] = eqx.field(static=True)
+    scope: Scope = eqx.field(static=True)
 
     def __init__(self, values: Any, scope: Literal["state", "next-state", "state-action"] | None = None):
         """The scope follows from the shape, `state` for `[S]`."""
