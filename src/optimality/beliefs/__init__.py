@@ -6,8 +6,8 @@ from optimality.beliefs.beta_bernoulli import BetaBernoulli
 from optimality.beliefs.dirichlet_categorical import DirichletCategorical
 from optimality.beliefs.gamma_exponential import GammaExponential
 from optimality.beliefs.gamma_known_shape import GammaKnownShape
-from optimality.beliefs.normal_unknown_variance import NormalUnknownVariance
 from optimality.beliefs.normal_known_variance import NormalKnownVariance
+from optimality.beliefs.normal_unknown_variance import NormalUnknownVariance
 
 __all__ = [
     "AbstractBelief",

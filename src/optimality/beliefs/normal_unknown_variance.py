@@ -97,7 +97,6 @@ class NormalUnknownVariance(AbstractPredictiveBelief):
 
     def mutual_information(self) -> Float[Array, ""]:
         """The entropy of the Student law less the mean entropy of the normal ones, whatever location and rate."""
-        _, count, shape, rate = self._parameters()
         of_known = 0.5 * (math.log(2.0 * math.pi) + 1.0 - self.law().precision().mean_log())
         return self.predictive().entropy() - of_known
 

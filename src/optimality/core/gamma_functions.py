@@ -1,7 +1,8 @@
 """Differences of digamma functions and logarithms that keep their digits, where the plain formulas cancel.
 
-    digamma_excess(x) = psi(x + 1) - log x = 1 / x + psi(x) - log x         about 1 / (2 x)
-    gamma_information(x, step) = G(x + step) - G(x),   G(x) = x psi(x) - log Gamma(x) - x        about log(1 + step / x) / 2
+    digamma_excess(x) = psi(x + 1) - log x                                  about 1 / (2 x)
+    gamma_information(x, step) = G(x + step) - G(x)                         about log(1 + step / x) / 2
+        with G(x) = x psi(x) - log Gamma(x) - x
 
 Above ten by their asymptotic series (Abramowitz and Stegun 1964, 6.1.40 and 6.3.18).
 """

@@ -59,7 +59,7 @@ def parameter(value: Any) -> Any:
     return value if np.issubdtype(value.dtype, np.floating) else value.astype(np.float64)
 
 
-def require_equal_shapes(owner: AbstractDistribution, **parameters: Any) -> None:
+def require_equal_shapes(owner: Any, **parameters: Any) -> None:
     """Raises `ValueError` where parameters that go together entry by entry differ in shape; traced ones too."""
     shapes = {name: np.shape(value) for name, value in parameters.items()}
     if len(set(shapes.values())) > 1:

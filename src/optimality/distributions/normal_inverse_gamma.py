@@ -12,7 +12,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import digamma
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from optimality.core.numerics import require_range

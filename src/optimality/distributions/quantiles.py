@@ -39,7 +39,7 @@ def gamma_log_quantile(shape: Numbers, probability: Numbers) -> Numbers:
 
 
 def beta_logit_quantile(a: Numbers, b: Numbers, probability: Numbers) -> Numbers:
-    """`log(x / (1 - x))` with `P(Beta(a, b) <= x) = probability`; of JAX's derivatives that by the probability exists."""
+    """`log(x / (1 - x))` with `P(Beta(a, b) <= x) = probability`; only its derivative by the probability exists."""
 
     def law(a, b):
         return _Law(
