@@ -10,7 +10,6 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import betaln
 from jaxtyping import Array, Float
 
 from optimality.beliefs.abstract import (
@@ -22,7 +21,7 @@ from optimality.beliefs.abstract import (
     require_data,
     require_weight,
 )
-from optimality.core.gamma_functions import digamma_excess
+from optimality.core.gamma_functions import digamma_excess, log_beta
 from optimality.core.numerics import require_range
 from optimality.distributions import Bernoulli, Beta
 from optimality.distributions.abstract import parameter, require_equal_shapes
@@ -63,8 +62,8 @@ class BetaBernoulli(AbstractPredictiveBelief):
     def log_evidence(self, data: Any) -> Float[Array, ""]:
         """`log B(posterior) - log B(prior)`, of the outcomes in their order."""
         posterior = self.update_batch(data)
-        ours = betaln(jnp.asarray(self.successes), jnp.asarray(self.failures))
-        return betaln(jnp.asarray(posterior.successes), jnp.asarray(posterior.failures)) - ours
+        ours = log_beta(jnp.asarray(self.successes), jnp.asarray(self.failures))
+        return log_beta(jnp.asarray(posterior.successes), jnp.asarray(posterior.failures)) - ours
 
     def quantile(self, probability: Number) -> Float[Array, "..."]:
         return self.law().quantile(probability)

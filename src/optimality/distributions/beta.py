@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import betainc, betaln, digamma, xlog1py, xlogy
+from jax.scipy.special import betainc, digamma, xlog1py, xlogy
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from optimality.core.gamma_functions import log_beta
 from optimality.core.numerics import Real, require_range
 from optimality.distributions.abstract import (
     AbstractDistribution,
@@ -49,7 +50,7 @@ class Beta(AbstractDistribution):
         value = jnp.asarray(value, a.dtype)
         inside = (value >= 0.0) & (value <= 1.0)
         x = jnp.where(inside, value, 0.5)
-        return jnp.where(inside, xlogy(a - 1.0, x) + xlog1py(b - 1.0, -x) - betaln(a, b), -jnp.inf)
+        return jnp.where(inside, xlogy(a - 1.0, x) + xlog1py(b - 1.0, -x) - log_beta(a, b), -jnp.inf)
 
     def sample_and_log_prob(self, key: PRNGKeyArray) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         value = self.sample(key)
@@ -71,7 +72,7 @@ class Beta(AbstractDistribution):
         a, b = self._parameters()
         total = a + b
         digammas = (a - 1.0) * digamma(a) + (b - 1.0) * digamma(b) - (total - 2.0) * digamma(total)
-        return betaln(a, b) - digammas
+        return log_beta(a, b) - digammas
 
     def mean(self) -> Float[Array, "..."]:
         a, b = self._parameters()
@@ -95,4 +96,4 @@ class Beta(AbstractDistribution):
             refuse_kl(self, other)
         (a, b), (c, d) = self._parameters(), other._parameters()
         digammas = (a - c) * digamma(a) + (b - d) * digamma(b) - (a + b - c - d) * digamma(a + b)
-        return betaln(c, d) - betaln(a, b) + digammas
+        return log_beta(c, d) - log_beta(a, b) + digammas

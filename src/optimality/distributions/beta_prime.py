@@ -10,9 +10,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import betainc, betaln, digamma, gammaln
+from jax.scipy.special import betainc, digamma, gammaln
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from optimality.core.gamma_functions import log_beta
 from optimality.core.numerics import Real, require_range
 from optimality.distributions.abstract import (
     AbstractDistribution,
@@ -57,7 +58,7 @@ class BetaPrime(AbstractDistribution):
         inside = value >= 0.0
         u = jnp.where(inside, value, scale) / scale
         power = jnp.where(a == 1.0, 0.0, (a - 1.0) * jnp.log(jnp.where((a == 1.0) & (u == 0.0), 1.0, u)))
-        log_p = power - (a + b) * jnp.log1p(u) - jnp.log(scale) - betaln(a, b)
+        log_p = power - (a + b) * jnp.log1p(u) - jnp.log(scale) - log_beta(a, b)
         return jnp.where(inside, log_p, -jnp.inf)
 
     def sample_and_log_prob(self, key: PRNGKeyArray) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -85,7 +86,7 @@ class BetaPrime(AbstractDistribution):
     def entropy(self) -> Float[Array, "..."]:
         a, b, scale = self._parameters()
         digammas = (a - 1.0) * digamma(a) + (b + 1.0) * digamma(b) - (a + b) * digamma(a + b)
-        return jnp.log(scale) + betaln(a, b) - digammas
+        return jnp.log(scale) + log_beta(a, b) - digammas
 
     def mean(self) -> Float[Array, "..."]:
         """`scale a / (b - 1)`, infinite unless b is above 1."""

@@ -7,8 +7,10 @@ trapezoidal rule after the substitution converges exponentially (Takahasi and Mo
 """
 
 import jax.numpy as jnp
-from jax.scipy.special import betaln, digamma, polygamma
+from jax.scipy.special import digamma, polygamma
 from jaxtyping import Array, Float
+
+from optimality.core.gamma_functions import log_beta
 
 NODES = 641
 
@@ -20,6 +22,6 @@ def logit_rule(a: Float[Array, ""], b: Float[Array, ""]) -> tuple[Float[Array, "
     span = jnp.arcsinh(reach)
     t = jnp.linspace(-1.0, 1.0, NODES, dtype=deviation.dtype) * span
     z = mean + deviation * jnp.sinh(t)
-    log_density = a * -jnp.logaddexp(0.0, -z) + b * -jnp.logaddexp(0.0, z) - betaln(a, b)
+    log_density = a * -jnp.logaddexp(0.0, -z) + b * -jnp.logaddexp(0.0, z) - log_beta(a, b)
     weights = jnp.exp(log_density) * deviation * jnp.cosh(t) * (2.0 * span / (NODES - 1))
     return z, weights / jnp.sum(weights)

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import betainc, betaln, digamma, gammainc, gammaincc, gammaln
+from jax.scipy.special import betainc, digamma, gammainc, gammaincc, gammaln
 from jaxtyping import Array, Float
+
+from optimality.core.gamma_functions import log_beta
 
 Numbers = Float[Array, "..."]
 _MOST_STEPS = 200
@@ -45,7 +47,7 @@ def beta_logit_quantile(a: Numbers, b: Numbers, probability: Numbers) -> Numbers
         return _Law(
             lambda z: betainc(a, b, jax.nn.sigmoid(z)),
             lambda z: betainc(b, a, jax.nn.sigmoid(-z)),
-            lambda z: a * jax.nn.log_sigmoid(z) + b * jax.nn.log_sigmoid(-z) - betaln(a, b),
+            lambda z: a * jax.nn.log_sigmoid(z) + b * jax.nn.log_sigmoid(-z) - log_beta(a, b),
         )
 
     still_a, still_b = jax.lax.stop_gradient((a, b))

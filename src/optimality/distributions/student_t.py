@@ -12,9 +12,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import betainc, betaln, digamma, gammaln
+from jax.scipy.special import betainc, digamma, gammaln
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from optimality.core.gamma_functions import log_beta
 from optimality.core.numerics import Real, require_range
 from optimality.distributions.abstract import (
     AbstractDistribution,
@@ -52,7 +53,7 @@ class StudentT(AbstractDistribution):
     def log_prob(self, value: Numbers) -> Float[Array, "..."]:
         degrees, location, scale = self._parameters()
         z = (jnp.asarray(value, location.dtype) - location) / scale
-        normalizer = jnp.log(scale) + 0.5 * jnp.log(degrees) + betaln(0.5 * degrees, jnp.full_like(degrees, 0.5))
+        normalizer = jnp.log(scale) + 0.5 * jnp.log(degrees) + log_beta(0.5 * degrees, jnp.full_like(degrees, 0.5))
         return -0.5 * (degrees + 1.0) * jnp.log1p(z * z / degrees) - normalizer
 
     def sample_and_log_prob(self, key: PRNGKeyArray) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -81,7 +82,7 @@ class StudentT(AbstractDistribution):
         degrees, _, scale = self._parameters()
         half = 0.5 * degrees
         digammas = (half + 0.5) * (digamma(half + 0.5) - digamma(half))
-        return digammas + 0.5 * jnp.log(degrees) + betaln(half, jnp.full_like(half, 0.5)) + jnp.log(scale)
+        return digammas + 0.5 * jnp.log(degrees) + log_beta(half, jnp.full_like(half, 0.5)) + jnp.log(scale)
 
     def mean_exists(self) -> Bool[Array, "..."]:
         """Whether there are more than one degree of freedom."""

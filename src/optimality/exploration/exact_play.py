@@ -121,7 +121,7 @@ class ExactPlayOrNot(AbstractDirect[PlayOrNot]):
         commitment = jnp.where(endless_time, -jnp.inf, jnp.where(endless_reward, jnp.inf, commitment))
         policy = PlayPolicy(index.thresholds.at[0].set(first), omega, eta, rate, endless)
         break_even = omega / eta / first
-        myopic = criteria.ratio_of_means
+        myopic = jnp.asarray(criteria.ratio_of_means)
         exists = ~(endless_time | endless_reward)
         details = PlayDetails(
             play=rate <= break_even,
