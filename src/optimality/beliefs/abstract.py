@@ -8,7 +8,7 @@ whose leaves have a leading axis, made and used under `jax.vmap`. A weight says 
 """
 
 import abc
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -30,11 +30,11 @@ class AbstractBelief(eqx.Module):
         """The law of the parameter."""
 
     @abc.abstractmethod
-    def update(self, data: Any, weight: Number = 1.0) -> Self:
+    def update(self, data: Any, weight: Number = 1.0) -> "AbstractBelief":
         """The belief after one observation that counts `weight` times."""
 
     @abc.abstractmethod
-    def update_batch(self, data: Any, weight: Number | None = None) -> Self:
+    def update_batch(self, data: Any, weight: Number | None = None) -> "AbstractBelief":
         """The belief after observations along the leading axis of `data`; `weight` is one number for each, or one."""
 
     @abc.abstractmethod
