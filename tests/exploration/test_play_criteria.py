@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.special
 import scipy.stats
 
 from clauses import against
@@ -150,13 +151,13 @@ def test_mean_of_the_ratio_is_infinite(implementation, criteria):
 
 @pytest.mark.parametrize("name", ["mean_of_ratio", "seeking", "averse", "best_case", "worst_case"])
 def test_infinite_criteria_are_not_sampled(name):
-    with pytest.raises(ValueError, match=f"{name} is not estimated by samples: .*infinite"):
+    with pytest.raises(ValueError, match=f"{name} is not estimated by samples: .*infini"):
         sample_criterion(name, REWARDS, TIMES, RATE, key=jax.random.key(0))
 
 
 def test_means_that_do_not_exist_are_not_sampled():
     heavy = GammaKnownShape(2.0, 0.8, 4.0)
-    with pytest.raises(ValueError, match="needs shapes above 1, but 0.8 and 2 were given"):
+    with pytest.raises(ValueError, match=r"needs shapes above 1, but 0\.8 and 2 were given"):
         sample_criterion("one_game", heavy, TIMES, RATE, key=jax.random.key(0))
     with pytest.raises(ValueError, match="mean rate is infinite"):
         sample_criterion("long_run", heavy, TIMES, RATE, key=jax.random.key(0))
@@ -182,9 +183,9 @@ def test_samples_agree(name, criteria):
 def test_one_game_under_the_posterior(implementation):
     rewards = GammaKnownShape(2.0, 1.5, 3.0).update_batch([1.0, 2.5])
     times = GammaExponential(1.5, 1.0).update_batch([0.4, 1.1])
-    reward = scipy.integrate.quad(lambda x: x * np.exp(float(rewards.predictive().log_prob(x))), 0, np.inf)[0]
-    time = scipy.integrate.quad(lambda x: x * np.exp(float(times.predictive().log_prob(x))), 0, np.inf)[0]
-    np.testing.assert_allclose(implementation(rewards, times, 0.7), reward - 0.7 * time, 1e-4)
+    reward = scipy.integrate.quad(scipy.stats.betaprime(2.0, 5.5, scale=6.5).sf, 0, np.inf)[0]
+    time = scipy.integrate.quad(scipy.stats.lomax(3.5, scale=2.5).sf, 0, np.inf)[0]
+    np.testing.assert_allclose(implementation(rewards, times, 0.7), reward - 0.7 * time, 1e-8)
 
 
 def test_means_that_do_not_exist_are_said_to_be_infinite():

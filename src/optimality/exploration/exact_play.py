@@ -134,7 +134,10 @@ class ExactPlayOrNot(AbstractDirect[PlayOrNot]):
         )
         finite = jnp.isfinite(value) | endless_reward
         result = jnp.where(finite, Result.CONVERGED, Result.NON_FINITE).astype(jnp.int32)
-        stats = {"grid_step": index.nodes[1] - index.nodes[0], "truncated": jnp.where(endless, discount**games, 0.0)}
+        stats = {
+            "grid_step": index.nodes[1] - index.nodes[0],
+            "truncated": jnp.where(endless, discount ** games.astype(rate.dtype), 0.0),
+        }
         return Solution(value, policy, result, stats, details)
 
     def _horizon(self, criterion: Any, dtype: Any) -> tuple[Float[Array, ""], Int[Array, ""], int, bool]:

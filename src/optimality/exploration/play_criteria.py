@@ -115,6 +115,7 @@ def compute_criteria(rewards: GammaKnownShape, times: GammaExponential, rate, le
     mean_reward, mean_time = reward.mean(), time.mean()
     long_rate = rate_law(rewards, times)
     long_run = long_rate.mean()
+    rates = jax.vmap(long_rate.quantile)(jnp.stack([level, jnp.full_like(level, 0.5), 1.0 - level]))
     told_nothing = jnp.maximum(jnp.where(jnp.isinf(long_run), 0.0, long_run) - rate, 0.0)
     perfect = long_rate.mean_excess(rate)
     infinity = jnp.full_like(alpha, jnp.inf)
@@ -136,9 +137,9 @@ def compute_criteria(rewards: GammaKnownShape, times: GammaExponential, rate, le
         one_game=jnp.where(no_means | lost, -jnp.inf, mean_reward - rate * finite_time),
         ratio_of_means=jnp.where(lost, 0.0, mean_reward / finite_time),
         long_run=long_run,
-        low_rate=long_rate.quantile(level),
-        median_rate=long_rate.quantile(jnp.full_like(alpha, 0.5)),
-        high_rate=long_rate.quantile(1.0 - level),
+        low_rate=rates[0],
+        median_rate=rates[1],
+        high_rate=rates[2],
         chance_of_rate=long_rate.survival(rate),
         chance_of_game=jnp.sum(weights * -jnp.expm1(-theta * jnp.logaddexp(0.0, u + jnp.log(omega / (rate * eta))))),
         log_growth=digamma(alpha)

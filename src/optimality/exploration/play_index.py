@@ -80,10 +80,11 @@ def play_index(
         grid: number of nodes.
     """
     last_total = 1.0 / (1.0 - discount) if endless else jnp.zeros_like(discount)
+    count = games.astype(discount.dtype)
     bound = jnp.where(
         discount < 1.0,
-        (1.0 - discount**games) / jnp.where(discount < 1.0, 1.0 - discount, 1.0),
-        games.astype(discount.dtype),
+        (1.0 - discount**count) / jnp.where(discount < 1.0, 1.0 - discount, 1.0),
+        count,
     )
     bound = jnp.maximum(bound, last_total)
     grid_ = _make_grid(shapes, bound, most_games, grid)
@@ -169,12 +170,18 @@ def _log_gamma(real: Float[Array, ""], frequencies: Float[Array, " half"]) -> Ar
 def _rewards(shapes: Posterior, n, grid: _Grid, before: Array, after: Array) -> Array:
     """`E exp(-(tilt - i frequency) A)`."""
     epsilon = _epsilon(shapes, n)
-    return jnp.exp(before - after + (gammaln(epsilon + shapes.alpha) - gammaln(epsilon)))
+    return jnp.exp(before - after) * _complex(jnp.exp(gammaln(epsilon + shapes.alpha) - gammaln(epsilon)))
 
 
 def _times(rate: Float[Array, ""], grid: _Grid) -> Array:
     """`E exp((tilt - i frequency) L)` for the tilted law, exponential with `rate = theta_n - 1` above the tilt."""
-    return rate / jax.lax.complex(jnp.broadcast_to(rate - grid.tilt, grid.frequencies.shape), grid.frequencies)
+    return _complex(rate) / jax.lax.complex(
+        jnp.broadcast_to(rate - grid.tilt, grid.frequencies.shape), grid.frequencies
+    )
+
+
+def _complex(x: Float[Array, ""]) -> Array:
+    return jax.lax.complex(x, jnp.zeros_like(x))
 
 
 def _convolve(grid: _Grid, r: Float[Array, " grid"], spectrum: Array) -> Float[Array, " grid"]:
