@@ -134,10 +134,8 @@ class ExactPlayOrNot(AbstractDirect[PlayOrNot]):
         )
         finite = jnp.isfinite(value) | endless_reward
         result = jnp.where(finite, Result.CONVERGED, Result.NON_FINITE).astype(jnp.int32)
-        stats = {
-            "grid_step": index.nodes[1] - index.nodes[0],
-            "truncated": jnp.where(endless, discount ** games.astype(rate.dtype), 0.0),
-        }
+        left_out = discount ** games.astype(rate.dtype) if endless else jnp.zeros_like(rate)
+        stats = {"grid_step": index.nodes[1] - index.nodes[0], "truncated": left_out}
         return Solution(value, policy, result, stats, details)
 
     def _horizon(self, criterion: Any, dtype: Any) -> tuple[Float[Array, ""], Int[Array, ""], int, bool]:
