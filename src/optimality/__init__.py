@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from optimality.exploration.exact_play import ExactPlayOrNot as ExactPlayOrNot
     from optimality.exploration.play_criteria import play_criteria as play_criteria
     from optimality.exploration.play_criteria import sample_criterion as sample_criterion
+    from optimality.exploration.play_or_not import Deadline as Deadline
     from optimality.exploration.play_or_not import PlayOrNot as PlayOrNot
     from optimality.learning.maxent_policy_gradient import MaxEntPolicyGradient as MaxEntPolicyGradient
     from optimality.learning.ppo import PPO as PPO

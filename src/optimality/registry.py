@@ -337,6 +337,7 @@ EXPORTS = {
     "NormalUnknownVariance": "optimality.beliefs.normal_unknown_variance",
     "ExactPlayOrNot": "optimality.exploration.exact_play",
     "PlayOrNot": "optimality.exploration.play_or_not",
+    "Deadline": "optimality.exploration.play_or_not",
     "play_criteria": "optimality.exploration.play_criteria",
     "sample_criterion": "optimality.exploration.play_criteria",
 }

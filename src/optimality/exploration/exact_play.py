@@ -2,7 +2,7 @@
 
 Play on after n games iff `omega_n / eta_n >= K rho_n`, where `omega_n` and `eta_n` are the rates of the two beliefs
 (what was earned and how long it took, with the prior's shares) and `rho_n` a table of constants: `play_index` has the
-equations.
+equations. With a deadline the constants depend on the share of the time that is left: `play_deadline`.
 """
 
 from dataclasses import KW_ONLY
@@ -17,8 +17,9 @@ from optimality.core.numerics import Real, is_traced, require_range
 from optimality.core.result import Result
 from optimality.core.solve import AbstractDirect, Solution
 from optimality.exploration.play_criteria import PlayCriteria, compute_criteria
+from optimality.exploration.play_deadline import games_needed, plan_deadline
 from optimality.exploration.play_index import GRID, Posterior, interpolate, play_index
-from optimality.exploration.play_or_not import PlayOrNot
+from optimality.exploration.play_or_not import Deadline, PlayOrNot
 from optimality.problems.criterion import Discounted, FiniteHorizon
 
 _Numbers = Float[Array | np.ndarray | np.generic, "..."]
@@ -50,6 +51,36 @@ class PlayPolicy(eqx.Module):
         return earned / (jnp.asarray(self.eta) + jnp.asarray(total_time, thresholds.dtype)) / threshold
 
 
+class DeadlinePolicy(eqx.Module):
+    """The same with a deadline: the threshold depends on the time that is left as well."""
+
+    thresholds: _Numbers
+    """Of `log(omega / (K end))` after 0, 1, ... games at the nodes of `times`, `[games, times]`."""
+    times: _Numbers
+    """Nodes of `log(end / eta)`, from 0 at the deadline."""
+    omega: _Numbers
+    eta: _Numbers
+    rate: _Numbers
+    end: _Numbers
+    """`eta` and the duration."""
+
+    def plays(self, games: Any, total_reward: Any, total_time: Any) -> Bool[Array, "..."]:
+        """Whether to play once more after `games` that earned and took so much together; never after the deadline."""
+        return jnp.asarray(self.rate) <= self.break_even(games, total_reward, total_time)
+
+    def break_even(self, games: Any, total_reward: Any, total_time: Any) -> Float[Array, "..."]:
+        """The rate of an opportunity that is worth as much as playing on, 0 after the deadline."""
+        thresholds, times, end = jnp.asarray(self.thresholds), jnp.asarray(self.times), jnp.asarray(self.end)
+        left = jnp.log(end / (jnp.asarray(self.eta) + jnp.asarray(total_time, end.dtype)))
+        place = jnp.clip(left / (times[1] - times[0]), 0.0, times.shape[0] - 1.0)
+        node = jnp.minimum(jnp.floor(place).astype(jnp.int32), times.shape[0] - 2)
+        share = place - node.astype(place.dtype)
+        row = jnp.minimum(jnp.asarray(games), thresholds.shape[0] - 1)
+        threshold = (1.0 - share) * thresholds[row, node] + share * thresholds[row, node + 1]
+        earned = jnp.asarray(self.omega) + jnp.asarray(total_reward, end.dtype)
+        return jnp.where(left > 0.0, earned / end * jnp.exp(-threshold), 0.0)
+
+
 class PlayDetails(eqx.Module):
     """What `ExactPlayOrNot` found beside value and policy."""
 
@@ -62,7 +93,7 @@ class PlayDetails(eqx.Module):
     bonus: _Numbers
     """Their ratio: by how much the opportunity may beat a single game, and playing to learn is still right."""
     commitment: _Numbers
-    """What playing all games whatever happens is worth against the opportunity."""
+    """What playing all games whatever happens is worth: against the opportunity, or with a deadline by itself."""
     games: Int[Array | np.ndarray | np.generic, ""]
     """How many were planned exactly."""
     criteria: PlayCriteria
@@ -75,9 +106,9 @@ class ExactPlayOrNot(AbstractDirect[PlayOrNot]):
     grid: int = eqx.field(static=True, default=GRID)
     """Nodes in the logarithm of rho, a power of two; at 8,192 values are right to about nine digits."""
     most_games: int = eqx.field(static=True, default=2000)
-    """Where games go on with a chance, how many are planned exactly at most; then one commits or stops."""
+    """Without a number of games, how many are planned exactly at most; then one commits or stops."""
     truncation: Real = 1e-8
-    """Where games go on with a chance, the chance of a game that is not planned exactly."""
+    """Without a number of games, the chance of one that is not planned exactly."""
     level: Real = 0.05
     """Of quantiles and CVaR among the criteria."""
     risk: Real = 0.05
@@ -94,7 +125,8 @@ class ExactPlayOrNot(AbstractDirect[PlayOrNot]):
         require_range(self, 0.0, above=True, level=self.level, risk=self.risk)
         require_range(self, 0.0, 1.0 - 1e-9, level=self.level)
         shapes = problem.rewards.shape, problem.times.shape
-        if not is_traced(shapes) and max(float(np.asarray(s)) for s in shapes) <= 1.0:
+        by_games = not isinstance(problem.criterion, Deadline)
+        if by_games and not is_traced(shapes) and max(float(np.asarray(s)) for s in shapes) <= 1.0:
             raise ValueError(
                 f"neither a mean reward nor a mean time exists under these beliefs (shapes {shapes[0]} and "
                 f"{shapes[1]}, both at most 1), so that reward less cost has no mean: observe a game first, or use a "
@@ -110,6 +142,8 @@ class ExactPlayOrNot(AbstractDirect[PlayOrNot]):
         endless_reward, endless_time = epsilon <= 1.0, theta <= 1.0
         safe_epsilon, safe_theta = jnp.where(endless_reward, 2.0, epsilon), jnp.where(endless_time, 2.0, theta)
         shapes = Posterior(alpha, safe_epsilon, safe_theta)
+        if isinstance(problem.criterion, Deadline):
+            return self._until(problem, shapes, endless_reward, criteria)
         discount, games, most, endless = self._horizon(problem.criterion, rate.dtype)
         index = play_index(shapes, discount, games, most_games=most, endless=endless, grid=self.grid)
         a, b = alpha / (safe_epsilon - 1.0), 1.0 / (safe_theta - 1.0)
@@ -137,6 +171,33 @@ class ExactPlayOrNot(AbstractDirect[PlayOrNot]):
         left_out = discount ** games.astype(rate.dtype) if endless else jnp.zeros_like(rate)
         stats = {"grid_step": index.nodes[1] - index.nodes[0], "truncated": left_out}
         return Solution(value, policy, result, stats, details)
+
+    def _until(self, problem: PlayOrNot, shapes: Posterior, endless_reward, criteria: PlayCriteria) -> Solution:
+        omega, eta, rate = (jnp.asarray(p) for p in (problem.rewards.rate, problem.times.rate, problem.rate))
+        assert isinstance(problem.criterion, Deadline)
+        end = eta + jnp.asarray(problem.criterion.duration)
+        shapes = shapes._replace(theta=jnp.asarray(problem.times.shape))
+        y = jnp.log(end) - jnp.log(eta)
+        games = games_needed(shapes.theta, y, jnp.asarray(self.truncation), self.most_games)
+        x = jnp.log(omega / (rate * end))
+        plan = plan_deadline(shapes, x, y, games, most_games=self.most_games, grid=max(256, self.grid // 8))
+        thresholds = jnp.where(endless_reward, plan.thresholds.at[0].set(-jnp.inf), plan.thresholds)
+        break_even = jnp.where(endless_reward, jnp.inf, omega / end * jnp.exp(-plan.thresholds[0, -1]))
+        value = jnp.where(endless_reward, jnp.inf, rate * end * plan.value)
+        myopic = jnp.asarray(criteria.ratio_of_means)
+        details = PlayDetails(
+            play=rate <= break_even,
+            break_even=break_even,
+            myopic_break_even=myopic,
+            bonus=jnp.where(endless_reward, 1.0, break_even / jnp.where(myopic > 0.0, myopic, 1.0)),
+            commitment=jnp.where(endless_reward, jnp.inf, rate * end * plan.commitment),
+            games=games,
+            criteria=criteria,
+        )
+        policy = DeadlinePolicy(thresholds, plan.times, omega, eta, rate, end)
+        finite = jnp.isfinite(value) | endless_reward
+        result = jnp.where(finite, Result.CONVERGED, Result.NON_FINITE).astype(jnp.int32)
+        return Solution(value, policy, result, {"truncated": jnp.asarray(self.truncation)}, details)
 
     def _horizon(self, criterion: Any, dtype: Any) -> tuple[Float[Array, ""], Int[Array, ""], int, bool]:
         discount = jnp.asarray(criterion.discount, dtype)
