@@ -165,7 +165,7 @@ def whole_fit(size):
     centers = random.random((FEATURES, 2))
     features = np.exp(-8.0 * np.sum((place[:, None] - centers[None]) ** 2, axis=2))
     true = ox.LinearReward(features, random.normal(size=FEATURES))
-    expert = ox.solve(ox.with_reward(problem, true), ox.SoftValueIteration()).policy
+    expert = ox.solve(ox.with_reward(problem, true), ox.SoftValueIteration(temperature=1.0)).policy
     visits = ox.DemonstratedVisits.of_policy(problem, expert)
     method = ox.MaxEntIRL(objective="matching", l2=1e-6, tolerance=1e-4, hessian_limit=0)
     times = []

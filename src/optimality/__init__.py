@@ -11,6 +11,13 @@ from optimality.registry import EXPORTS
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from optimality.beliefs.bayesian_linear import BayesianLinear as BayesianLinear
+    from optimality.beliefs.beta_bernoulli import BetaBernoulli as BetaBernoulli
+    from optimality.beliefs.dirichlet_categorical import DirichletCategorical as DirichletCategorical
+    from optimality.beliefs.gamma_exponential import GammaExponential as GammaExponential
+    from optimality.beliefs.gamma_known_shape import GammaKnownShape as GammaKnownShape
+    from optimality.beliefs.normal_known_variance import NormalKnownVariance as NormalKnownVariance
+    from optimality.beliefs.normal_unknown_variance import NormalUnknownVariance as NormalUnknownVariance
     from optimality.core.information_projection import InformationProjection as InformationProjection
     from optimality.core.information_projection import information_projection as information_projection
     from optimality.core.result import Result as Result
@@ -31,6 +38,11 @@ if TYPE_CHECKING:
     from optimality.experiments.training_run import TrainingFailed as TrainingFailed
     from optimality.experiments.training_run import resume as resume
     from optimality.experiments.training_run import train as train
+    from optimality.exploration.exact_play import ExactPlayOrNot as ExactPlayOrNot
+    from optimality.exploration.play_criteria import play_criteria as play_criteria
+    from optimality.exploration.play_criteria import sample_criterion as sample_criterion
+    from optimality.exploration.play_or_not import Deadline as Deadline
+    from optimality.exploration.play_or_not import PlayOrNot as PlayOrNot
     from optimality.inverse.demonstrated import DemonstratedVisits as DemonstratedVisits
     from optimality.inverse.infer_reward import RewardSolution as RewardSolution
     from optimality.inverse.infer_reward import infer_reward as infer_reward

@@ -178,6 +178,12 @@ EVALUATION = (
         "linear-quadratic: control of a state that is seen through a noisy observation",
         "PartiallyObserved",
     ),
+    Entry(
+        "exact-play-or-not",
+        "optimality.exploration.exact_play:ExactPlayOrNot",
+        "play a game again or stop: the Bayes-optimal policy, and every criterion by its name",
+        "PlayOrNot",
+    ),
 )
 """Methods for problems that the command line does not make."""
 
@@ -187,6 +193,7 @@ DEFAULT_METHODS = {
     "LinearQuadratic": "lqr",
     "NearPolicy": "kl-constrained-lqr",
     "PartiallyObserved": "lqg",
+    "PlayOrNot": "exact-play-or-not",
 }
 """Class of problem to the method that `solve` takes when none is given."""
 
@@ -356,5 +363,17 @@ EXPORTS = {
     "to_dynamax": "optimality.problems.dynamax_models",
     "from_dynamax": "optimality.problems.dynamax_models",
     "QuadraticValue": "optimality.planning.quadratic_value",
+    "BayesianLinear": "optimality.beliefs.bayesian_linear",
+    "BetaBernoulli": "optimality.beliefs.beta_bernoulli",
+    "DirichletCategorical": "optimality.beliefs.dirichlet_categorical",
+    "GammaExponential": "optimality.beliefs.gamma_exponential",
+    "GammaKnownShape": "optimality.beliefs.gamma_known_shape",
+    "NormalKnownVariance": "optimality.beliefs.normal_known_variance",
+    "NormalUnknownVariance": "optimality.beliefs.normal_unknown_variance",
+    "ExactPlayOrNot": "optimality.exploration.exact_play",
+    "PlayOrNot": "optimality.exploration.play_or_not",
+    "Deadline": "optimality.exploration.play_or_not",
+    "play_criteria": "optimality.exploration.play_criteria",
+    "sample_criterion": "optimality.exploration.play_criteria",
 }
 """What `import optimality` offers, and where it is."""

@@ -40,6 +40,9 @@ METHOD, for tables:
 METHOD, for linear-quadratic problems:
 {control_methods}
 
+decisions (with options of their own):
+  optimality solve play-or-not --rewards rewards.csv --times times.csv --rate 3      play again, or stop; --help
+
 options:
   --problem.NAME VALUE     an option of the problem: --problem.map-name 8x8, --problem.size 12
   --horizon N              a finite horizon of N steps; short for --criterion finite-horizon --criterion.horizon N

@@ -21,6 +21,10 @@ _DEFAULT_RUN = {"episodes": 1000, "seed": 0, "sweep": "auto"}
 
 def solve_command(arguments: list[str]) -> int:
     """Exit codes: 0, 1 for a disagreement, 2 for bad input, 3 where the method failed."""
+    if arguments[:1] == ["play-or-not"]:
+        from optimality.cli.play_or_not import play_or_not_command
+
+        return play_or_not_command(arguments[1:])
     try:
         options = _parse(arguments)
         run, path = run_planning(**options["run"], command=["optimality", "solve", *arguments])

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from optimality.core.numerics import is_traced
+
 
 class AbstractDistribution(eqx.Module):
     """A probability distribution; logarithms are natural."""
@@ -55,6 +57,22 @@ def parameter(value: Any) -> Any:
         return value.astype(jax.numpy.result_type(float))
     value = np.asarray(value)
     return value if np.issubdtype(value.dtype, np.floating) else value.astype(np.float64)
+
+
+def require_equal_shapes(owner: Any, **parameters: Any) -> None:
+    """Raises `ValueError` where parameters that go together entry by entry differ in shape; traced ones too."""
+    shapes = {name: np.shape(value) for name, value in parameters.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            f"{' and '.join(shapes)} of {type(owner).__name__} must have the same shape, but "
+            f"{' and '.join(map(str, shapes.values()))} were given: broadcast one to the other."
+        )
+
+
+def require_probability(value: Any) -> None:
+    """Raises `ValueError` for a concrete probability outside [0, 1]."""
+    if not is_traced(value) and not np.all((np.asarray(value) >= 0.0) & (np.asarray(value) <= 1.0)):
+        raise ValueError(f"a quantile needs probabilities in [0, 1], but {value} was given.")
 
 
 def refuse_kl(ours: AbstractDistribution, other: Any) -> NoReturn:

@@ -1,0 +1,149 @@
+"""`optimality solve play-or-not`: from measured rewards and times to a decision."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from optimality.beliefs import GammaExponential, GammaKnownShape
+from optimality.cli.main import complain
+from optimality.cli.options import number, parse, take_flag, take_option, whole
+from optimality.core.result import SolverError
+from optimality.core.solve import Solution, solve
+from optimality.experiments.measurements import read_numbers
+from optimality.experiments.report import format_number
+from optimality.experiments.run_folder import to_json
+from optimality.exploration.exact_play import ExactPlayOrNot
+from optimality.exploration.play_or_not import Deadline, PlayOrNot
+from optimality.problems.criterion import Discounted, FiniteHorizon
+
+HELP = """usage: optimality solve play-or-not --rate K [--rewards FILE.csv] [--times FILE.csv] [options]
+
+Play a game again, or stop and earn K per unit time: the posterior from your own data, every criterion with the decision
+it gives, and the Bayes-optimal policy.
+
+options:
+  --rate K               what not playing earns per unit time
+  --rewards FILE.csv     rewards of past games, one a line, above 0; FILE.csv:NAME reads the column of that name
+  --times FILE.csv       how long past games took, one a line, at or above 0
+  --reward-shape A       known shape of the gamma law of rewards; 1, the exponential one, unless given
+  --reward-prior E,W     Gamma(E, W) belief about its rate before the data (1,1)
+  --time-prior T,H       Gamma(T, H) belief about the rate of the exponential times before the data (1,1)
+  --games N              plan at most N further games (10)
+  --chance G             instead: after each game there is another with this chance
+  --deadline D           instead: play until the time D
+  --json                 everything as JSON on standard output, and nothing else there
+  and the method's own: --grid N, --most-games N, --truncation X, --level X, --risk X
+"""
+
+
+def play_or_not_command(arguments: list[str]) -> int:
+    """Exit codes: 0, 2 for bad input, 3 where the method failed."""
+    if "--help" in arguments or "-h" in arguments:
+        print(HELP, end="")
+        return 0
+    try:
+        as_json, arguments = take_flag(arguments, "json")
+        problem, arguments = _problem(arguments)
+        method = parse(ExactPlayOrNot(), arguments, prog="optimality solve play-or-not", description="")
+        solution = solve(problem, method)
+    except ValueError as error:
+        return complain(str(error))
+    except SolverError as error:
+        print(f"optimality: {error}", file=sys.stderr)
+        return 3
+    if as_json:
+        print(to_json(_summary(problem, solution), indent=2))
+    else:
+        _print(problem, solution)
+    return 0
+
+
+def _problem(arguments: list[str]) -> tuple[PlayOrNot, list[str]]:
+    given: dict[str, str | None] = {}
+    names = ("rate", "rewards", "times", "reward-shape", "reward-prior", "time-prior", "games", "chance", "deadline")
+    for name in names:
+        given[name], arguments = take_option(arguments, name)
+    if given["rate"] is None:
+        raise ValueError("play-or-not needs --rate K, what not playing earns per unit time.")
+    horizons = [name for name in ("games", "chance", "deadline") if given[name] is not None]
+    if len(horizons) > 1:
+        raise ValueError(f"--{' and --'.join(horizons)} exclude each other: give one of them.")
+    shape, scale = _pair("reward-prior", given["reward-prior"])
+    rewards = GammaKnownShape(number("reward-shape", given["reward-shape"], 1.0), shape, scale)
+    times = GammaExponential(*_pair("time-prior", given["time-prior"]))
+    if given["rewards"] is not None:
+        rewards = rewards.update_batch(_read(given["rewards"], exclusive=True))
+    if given["times"] is not None:
+        times = times.update_batch(_read(given["times"], exclusive=False))
+    if given["chance"] is not None:
+        criterion: Any = Discounted(number("chance", given["chance"], None))
+    elif given["deadline"] is not None:
+        criterion = Deadline(number("deadline", given["deadline"], None))
+    else:
+        criterion = FiniteHorizon(whole("games", given["games"], 10, 1))
+    return PlayOrNot(rewards, times, number("rate", given["rate"], None), criterion), arguments
+
+
+def _pair(name: str, text: str | None) -> tuple[float, float]:
+    words = ["1", "1"] if text is None else text.split(",")
+    if len(words) != 2:
+        raise ValueError(
+            f"--{name} takes two numbers with a comma between them, such as 2,1.5, but {text!r} was given."
+        )
+    return number(name, words[0], None), number(name, words[1], None)
+
+
+def _read(text: str, *, exclusive: bool) -> list[float]:
+    file, colon, column = text.rpartition(":")
+    if colon and file.lower().endswith(".csv"):
+        return read_numbers(Path(file), column=column, above=0.0, exclusive=exclusive)
+    return read_numbers(Path(text), above=0.0, exclusive=exclusive)
+
+
+def _summary(problem: PlayOrNot, solution: Solution) -> dict[str, Any]:
+    details = solution.details
+    return {
+        "rate": float(problem.rate),
+        "posterior": {
+            "reward_shape": float(problem.rewards.outcome_shape),
+            "rewards": [float(problem.rewards.shape), float(problem.rewards.rate)],
+            "times": [float(problem.times.shape), float(problem.times.rate)],
+        },
+        "play": bool(details.play),
+        "value": float(solution.value),
+        "break_even": float(details.break_even),
+        "bonus": float(details.bonus),
+        "commitment": float(details.commitment),
+        "perfect_information": float(details.criteria.perfect_information),
+        "criteria": [row._asdict() for row in details.criteria.rows()],
+    }
+
+
+def _print(problem: PlayOrNot, solution: Solution) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(no_color="NO_COLOR" in os.environ or None, highlight=False)
+    summary = _summary(problem, solution)
+    posterior = summary["posterior"]
+    console.print(f"[bold]play or not[/bold] against {format_number(summary['rate'])} per unit time")
+    for name, (shape, rate) in (("rewards", posterior["rewards"]), ("times", posterior["times"])):
+        console.print(
+            f"belief about the rate of {name}: Gamma({format_number(shape)}, {format_number(rate)})", style="dim"
+        )
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("criterion", "number", "against", "decision", ""):
+        table.add_column(title)
+    for row in summary["criteria"]:
+        decision = "[green]play[/green]" if row["play"] else "stop"
+        numbers = format_number(row["number"]), format_number(row["threshold"])
+        table.add_row(row["name"], *numbers, decision, escape(row["sentence"]))
+    console.print(table)
+    verdict = "[green]play[/green]" if summary["play"] else "[bold]stop[/bold]"
+    console.print(f"Bayes-optimal now: {verdict}, worth {format_number(summary['value'])}")
+    console.print(
+        f"break-even rate {format_number(summary['break_even'])}, {format_number(summary['bonus'])} times that of a "
+        f"single game; playing on whatever happens is worth {format_number(summary['commitment'])}"
+    )
