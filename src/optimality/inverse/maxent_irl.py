@@ -172,7 +172,7 @@ class MaxEntIRL(AbstractInverse):
             tolerance = fit.tolerance(self.tolerance, visits.total)
             minimum = self._minimize(fit, tolerance)
             parameters = fit.tree(minimum.x)
-            planned, pairs, code, model, expert = to_numpy(
+            value, log_policy, pairs, code, model, expert = to_numpy(
                 under_model(parameters, fit.rest, fit.problem, fit.data, fit.numbers, settings)
             )
             curvature = fit.hessian(minimum.x) if minimum.x.size <= self.hessian_limit else None
@@ -185,7 +185,7 @@ class MaxEntIRL(AbstractInverse):
         rank, covariance = posterior(
             curvature, l2, visits.episodes if l1 == 0.0 and objective != "matching" else None, dtype
         )
-        policy = TabularPolicy(planned.log_policy)
+        policy = TabularPolicy(log_policy)
         linear = family.table_is_linear
         return RewardSolution(
             reward=to_numpy(eqx.combine(parameters, rest)),
@@ -214,7 +214,7 @@ class MaxEntIRL(AbstractInverse):
                 fitted=episodes,
                 others=others,
             ),
-            details=MaxEntDetails(objective, planned.value, pairs, expert, model, curvature, rank, covariance),
+            details=MaxEntDetails(objective, value, pairs, expert, model, curvature, rank, covariance),
         )
 
     def explain(self, problem, solution) -> str:

@@ -192,8 +192,9 @@ def hessian(parameters, rest, problem, data, numbers, guess, settings):
 
 @partial(jax.jit, static_argnames="settings")
 def under_model(parameters, rest, problem, data, numbers, settings):
-    """The forward pass written out: plan, visits, how it ended, and by them the expected derivative of the reward in
-    its parameters, for the model and for the demonstrations: with a linear reward, both feature expectations."""
+    """The forward pass written out: values, log-policy, visits, how it ended, and by them the expected derivative of
+    the reward in its parameters, for the model and for the demonstrations: with a linear reward, both feature
+    expectations."""
     paying = _paying(problem, eqx.combine(parameters, rest), settings)
     initial = jnp.asarray(data.initial)
     if settings.tilt_start:
@@ -211,4 +212,4 @@ def under_model(parameters, rest, problem, data, numbers, settings):
         return paid(reward, _paying(problem, reward, settings), by)
 
     derivatives = [ravel_pytree(jax.grad(earned)(parameters, by))[0] for by in (model, data)]
-    return planned, pairs, code, *derivatives
+    return planned.value, planned.log_policy, pairs, code, *derivatives
