@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     from optimality.experiments.training_run import TrainingFailed as TrainingFailed
     from optimality.experiments.training_run import resume as resume
     from optimality.experiments.training_run import train as train
+    from optimality.inverse.apprenticeship import ApprenticeshipLearning as ApprenticeshipLearning
+    from optimality.inverse.demonstrated import DemonstratedVisits as DemonstratedVisits
+    from optimality.inverse.infer_reward import RewardSolution as RewardSolution
+    from optimality.inverse.infer_reward import infer_reward as infer_reward
+    from optimality.inverse.judging import judge as judge
+    from optimality.inverse.largest_margin import largest_margin as largest_margin
+    from optimality.inverse.maximum_margin_planning import MaximumMarginPlanning as MaximumMarginPlanning
+    from optimality.inverse.reward_distances import dard_distance as dard_distance
+    from optimality.inverse.reward_distances import epic_distance as epic_distance
     from optimality.learning.maxent_policy_gradient import MaxEntPolicyGradient as MaxEntPolicyGradient
     from optimality.learning.ppo import PPO as PPO
     from optimality.learning.reinforce import Reinforce as Reinforce
@@ -97,7 +106,13 @@ if TYPE_CHECKING:
     from optimality.problems.partially_observed import LinearObservation as LinearObservation
     from optimality.problems.partially_observed import PartiallyObserved as PartiallyObserved
     from optimality.problems.partially_observed import TabularObservation as TabularObservation
+    from optimality.problems.reward_worlds import macrocell_features as macrocell_features
+    from optimality.problems.reward_worlds import macrocell_gridworld as macrocell_gridworld
+    from optimality.problems.reward_worlds import objectworld as objectworld
+    from optimality.problems.reward_worlds import objectworld_features as objectworld_features
     from optimality.problems.tabular import TabularMDP as TabularMDP
+    from optimality.rewards.linear import LinearReward as LinearReward
+    from optimality.sampling.mixture_policy import MixturePolicy as MixturePolicy
 
 __all__ = [*EXPORTS, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -121,6 +121,20 @@ LEARNERS = (
 
 DEFAULT_LEARNER = "ppo"
 
+INVERSE = (
+    Entry(
+        "apprenticeship",
+        "optimality.inverse.apprenticeship:ApprenticeshipLearning",
+        "policies whose mixture has the expert's feature expectations, by max margin or projection",
+    ),
+    Entry(
+        "maximum-margin-planning",
+        "optimality.inverse.maximum_margin_planning:MaximumMarginPlanning",
+        "the smallest reward under which the expert leads other policies by how much they differ",
+    ),
+)
+"""Methods of `optimality irl`: classes, or presets that make one."""
+
 SAVED = {
     "tabular-policy": "optimality.policies.tabular:TabularPolicy",
     "affine-gaussian": "optimality.policies.affine_gaussian:AffineGaussian",
@@ -175,6 +189,7 @@ DEFAULT_METHODS = {
 """Class of problem to the method that `solve` takes when none is given."""
 
 _SYSTEMS = "optimality.problems.linear_systems"
+_WORLDS = "optimality.problems.reward_worlds"
 
 PROBLEMS = (
     Entry("gridworld", "optimality.problems.gridworld:gridworld", "a text map with walls, goals and holes"),
@@ -184,6 +199,8 @@ PROBLEMS = (
     Entry("two-state", "optimality.problems.generators:two_state", "the smallest choice between now and later"),
     Entry("single-chain", "optimality.problems.generators:single_chain", "a corridor without noise, paid at its end"),
     Entry("double-chain", "optimality.problems.generators:double_chain", "two corridors, one paid better at its end"),
+    Entry("objectworld", f"{_WORLDS}:objectworld", "a grid with colored things that hide its reward"),
+    Entry("macrocell-gridworld", f"{_WORLDS}:macrocell_gridworld", "a grid whose reward is one number a region"),
     Entry("random", "optimality.problems.generators:random_mdp", "random transitions and rewards"),
     Entry("cart-pole", f"{_SYSTEMS}:cart_pole", "linear-quadratic: keep a pole upright on a cart"),
     Entry("double-integrator", f"{_SYSTEMS}:double_integrator", "linear-quadratic: push a mass to rest"),
@@ -238,6 +255,21 @@ def find(entries: tuple[Entry, ...], name: str) -> Entry | None:
 
 
 EXPORTS = {
+    "ApprenticeshipLearning": "optimality.inverse.apprenticeship",
+    "MaximumMarginPlanning": "optimality.inverse.maximum_margin_planning",
+    "MixturePolicy": "optimality.sampling.mixture_policy",
+    "judge": "optimality.inverse.judging",
+    "epic_distance": "optimality.inverse.reward_distances",
+    "dard_distance": "optimality.inverse.reward_distances",
+    "largest_margin": "optimality.inverse.largest_margin",
+    "objectworld": "optimality.problems.reward_worlds",
+    "objectworld_features": "optimality.problems.reward_worlds",
+    "macrocell_gridworld": "optimality.problems.reward_worlds",
+    "macrocell_features": "optimality.problems.reward_worlds",
+    "infer_reward": "optimality.inverse.infer_reward",
+    "RewardSolution": "optimality.inverse.infer_reward",
+    "LinearReward": "optimality.rewards.linear",
+    "DemonstratedVisits": "optimality.inverse.demonstrated",
     "train_seeds": "optimality.experiments.seeds",
     "plan_training": "optimality.experiments.training_plan",
     "TimeLimit": "optimality.environments.wrappers",

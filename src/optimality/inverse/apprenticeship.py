@@ -98,7 +98,9 @@ class ApprenticeshipLearning(AbstractInverse):
             if now.margin - self._attained(expert, expectations, rounds) <= self.tolerance * 1e-3:
                 result = Result.CONVERGED
                 break
-        return self._answer(problem, family, seen, responses, np.stack(expectations), expert, rounds, result, told_apart)
+        return self._answer(
+            problem, family, seen, responses, np.stack(expectations), expert, rounds, result, told_apart
+        )
 
     def _attained(self, expert, expectations, rounds) -> float:
         """A bound from below on the distance to every mixture there is: the best lead over a best response."""
@@ -134,9 +136,7 @@ class ApprenticeshipLearning(AbstractInverse):
         markov = np.where(reached > 0.0, mixed / np.where(reached > 0.0, reached, 1.0), single.probabilities)
         with np.errstate(divide="ignore"):
             kept = np.flatnonzero(weight > 0.0)
-            policy = MixturePolicy(
-                np.log(weight[kept]), np.log(np.stack([responses[i].probabilities for i in kept]))
-            )
+            policy = MixturePolicy(np.log(weight[kept]), np.log(np.stack([responses[i].probabilities for i in kept])))
         details = ApprenticeshipDetails(
             weight, expectations, expert, np.array([r.margin for r in rounds]), weights, single.policy, float(found[best]),
             TabularPolicy.from_probabilities(markov),
@@ -149,7 +149,12 @@ class ApprenticeshipLearning(AbstractInverse):
                 responses) > 1 else 0.0,
             "rank": float(told_apart.rank),
         }  # fmt: skip
-        stats = {"rounds": len(rounds), "policies": len(responses), "cut_off": seen.cut_off, "features": told_apart.size}
+        stats = {
+            "rounds": len(rounds),
+            "policies": len(responses),
+            "cut_off": seen.cut_off,
+            "features": told_apart.size,
+        }
         reward = LinearReward(family.features, weights[min(best, len(weights) - 1)], family.scope)
         return RewardSolution(reward, policy, result, stats, certificates, details)
 

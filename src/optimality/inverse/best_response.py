@@ -21,7 +21,7 @@ from optimality.problems.tabular import TabularMDP
 
 _DIRECT_WORK = 2e10
 _TIE = 1e-11
-_ROUGH, _PARTIAL = 20, 40
+_ROUGH, _PARTIAL = 40, 40
 
 
 class Response(NamedTuple):
@@ -143,7 +143,9 @@ class Planner:
             paid = reward[rows, choice]
             for _ in range(_PARTIAL):
                 value = paid + self.discount * (chain @ value)
-            choice = np.argmax(self._q(reward, value), axis=1)
+            before, choice = choice, np.argmax(self._q(reward, value), axis=1)
+            if (choice == before).all():
+                break
         for _ in range(1_000):
             solve = self._solver(self.transition[rows * actions + choice])
             value = solve(reward[rows, choice], False)

@@ -99,9 +99,7 @@ class MaximumMarginPlanning(AbstractInverse):
         response = planner.respond(known.reward(weights))
         certificates = optimality_conditions(weights, details, float(np.asarray(self.l2)), self.slack)
         certificates["gap"] = details.objective - details.bound
-        certificates["suboptimality"] = float(
-            weights @ (known.total(response.pairs) / planner.steps - expert)
-        )
+        certificates["suboptimality"] = float(weights @ (known.total(response.pairs) / planner.steps - expert))
         certificates["rank"] = float(told_apart.rank)
         stats = {"rounds": rounds, "cut_off": seen.cut_off, "features": told_apart.size}
         learned = LinearReward(family.features, weights, family.scope)

@@ -36,8 +36,8 @@ def objectworld(
 ) -> TabularMDP:
     """A square grid with things in random cells, each with an inner and an outer color.
 
-    A state is worth 1 within 3 cells of an outer color 0 and within 2 of an outer color 1, -1 within 3 of color 0 alone,
-    else 0; inner colors only distract. Actions are left, down, right, up and staying; with probability `wind` a random
+    A state is worth 1 within 3 cells of an outer color 0 and within 2 of an outer color 1, -1 within 3 of color 0
+    alone, else 0; inner colors only distract. Actions are left, down, right, up and staying; with probability `wind` a random
     one of the five happens. The first state is uniform, the criterion `Discounted(0.9)` unless another is given.
     """
     near = _distances(_place(size, objects, colors, seed), size, colors)[:, colors:]
@@ -120,6 +120,4 @@ def _windy_grid(size: int, moves, noise: float, paid, criterion: Criterion, name
     columns = [array.reshape(-1) for array in (state, action, np.stack(ahead)[happens, state], probability)]
     outcomes = Outcomes(*columns, paid[columns[0]], np.zeros(state.size, bool))
     grid = GridMap.row_by_row(("." * size,) * size, moves)
-    return TabularMDP.from_outcomes(
-        outcomes, criterion=criterion, states=states, actions=actions, grid=grid, name=name
-    )
+    return TabularMDP.from_outcomes(outcomes, criterion=criterion, states=states, actions=actions, grid=grid, name=name)
