@@ -43,10 +43,16 @@ if TYPE_CHECKING:
     from optimality.exploration.play_criteria import sample_criterion as sample_criterion
     from optimality.exploration.play_or_not import Deadline as Deadline
     from optimality.exploration.play_or_not import PlayOrNot as PlayOrNot
+    from optimality.inverse.apprenticeship import ApprenticeshipLearning as ApprenticeshipLearning
     from optimality.inverse.demonstrated import DemonstratedVisits as DemonstratedVisits
     from optimality.inverse.infer_reward import RewardSolution as RewardSolution
     from optimality.inverse.infer_reward import infer_reward as infer_reward
+    from optimality.inverse.judging import judge as judge
+    from optimality.inverse.largest_margin import largest_margin as largest_margin
     from optimality.inverse.maxent_irl import MaxEntIRL as MaxEntIRL
+    from optimality.inverse.maximum_margin_planning import MaximumMarginPlanning as MaximumMarginPlanning
+    from optimality.inverse.reward_distances import dard_distance as dard_distance
+    from optimality.inverse.reward_distances import epic_distance as epic_distance
     from optimality.learning.maxent_policy_gradient import MaxEntPolicyGradient as MaxEntPolicyGradient
     from optimality.learning.ppo import PPO as PPO
     from optimality.learning.reinforce import Reinforce as Reinforce
@@ -116,6 +122,10 @@ if TYPE_CHECKING:
     from optimality.problems.partially_observed import LinearObservation as LinearObservation
     from optimality.problems.partially_observed import PartiallyObserved as PartiallyObserved
     from optimality.problems.partially_observed import TabularObservation as TabularObservation
+    from optimality.problems.reward_worlds import macrocell_features as macrocell_features
+    from optimality.problems.reward_worlds import macrocell_gridworld as macrocell_gridworld
+    from optimality.problems.reward_worlds import objectworld as objectworld
+    from optimality.problems.reward_worlds import objectworld_features as objectworld_features
     from optimality.problems.tabular import TabularMDP as TabularMDP
     from optimality.rewards.linear import LinearReward as LinearReward
     from optimality.rewards.network import NetworkReward as NetworkReward
@@ -124,6 +134,7 @@ if TYPE_CHECKING:
     from optimality.rewards.shaping import PotentialShaping as PotentialShaping
     from optimality.rewards.table import TableReward as TableReward
     from optimality.sampling.demonstrations import Demonstrations as Demonstrations
+    from optimality.sampling.mixture_policy import MixturePolicy as MixturePolicy
 
 __all__ = [*EXPORTS, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

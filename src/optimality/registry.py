@@ -127,6 +127,16 @@ INVERSE = (
         "optimality.inverse.maxent_irl:MaxEntIRL",
         "maximum-entropy inverse RL: the reward whose soft-optimal policy explains the demonstrations (default)",
     ),
+    Entry(
+        "apprenticeship",
+        "optimality.inverse.apprenticeship:ApprenticeshipLearning",
+        "policies whose mixture has the expert's feature expectations, by max margin or projection",
+    ),
+    Entry(
+        "maximum-margin-planning",
+        "optimality.inverse.maximum_margin_planning:MaximumMarginPlanning",
+        "the smallest reward under which the expert leads other policies by how much they differ",
+    ),
 )
 """Methods of `optimality irl`: classes, or presets that make one."""
 
@@ -198,6 +208,7 @@ DEFAULT_METHODS = {
 """Class of problem to the method that `solve` takes when none is given."""
 
 _SYSTEMS = "optimality.problems.linear_systems"
+_WORLDS = "optimality.problems.reward_worlds"
 
 PROBLEMS = (
     Entry("gridworld", "optimality.problems.gridworld:gridworld", "a text map with walls, goals and holes"),
@@ -207,6 +218,8 @@ PROBLEMS = (
     Entry("two-state", "optimality.problems.generators:two_state", "the smallest choice between now and later"),
     Entry("single-chain", "optimality.problems.generators:single_chain", "a corridor without noise, paid at its end"),
     Entry("double-chain", "optimality.problems.generators:double_chain", "two corridors, one paid better at its end"),
+    Entry("objectworld", f"{_WORLDS}:objectworld", "a grid with colored things that hide its reward"),
+    Entry("macrocell-gridworld", f"{_WORLDS}:macrocell_gridworld", "a grid whose reward is one number a region"),
     Entry("random", "optimality.problems.generators:random_mdp", "random transitions and rewards"),
     Entry("cart-pole", f"{_SYSTEMS}:cart_pole", "linear-quadratic: keep a pole upright on a cart"),
     Entry("double-integrator", f"{_SYSTEMS}:double_integrator", "linear-quadratic: push a mass to rest"),
@@ -261,16 +274,27 @@ def find(entries: tuple[Entry, ...], name: str) -> Entry | None:
 
 
 EXPORTS = {
-    "train_seeds": "optimality.experiments.seeds",
-    "DemonstratedVisits": "optimality.inverse.demonstrated",
+    "ApprenticeshipLearning": "optimality.inverse.apprenticeship",
+    "MaximumMarginPlanning": "optimality.inverse.maximum_margin_planning",
+    "MixturePolicy": "optimality.sampling.mixture_policy",
+    "judge": "optimality.inverse.judging",
+    "epic_distance": "optimality.inverse.reward_distances",
+    "dard_distance": "optimality.inverse.reward_distances",
+    "largest_margin": "optimality.inverse.largest_margin",
+    "objectworld": "optimality.problems.reward_worlds",
+    "objectworld_features": "optimality.problems.reward_worlds",
+    "macrocell_gridworld": "optimality.problems.reward_worlds",
+    "macrocell_features": "optimality.problems.reward_worlds",
+    "infer_reward": "optimality.inverse.infer_reward",
+    "RewardSolution": "optimality.inverse.infer_reward",
     "LinearReward": "optimality.rewards.linear",
+    "DemonstratedVisits": "optimality.inverse.demonstrated",
+    "train_seeds": "optimality.experiments.seeds",
     "MaxEntIRL": "optimality.inverse.maxent_irl",
     "NetworkReward": "optimality.rewards.network",
     "NormalizedReward": "optimality.rewards.normalized",
     "PotentialShaping": "optimality.rewards.shaping",
-    "RewardSolution": "optimality.inverse.infer_reward",
     "TableReward": "optimality.rewards.table",
-    "infer_reward": "optimality.inverse.infer_reward",
     "load_reward": "optimality.experiments.saved_reward",
     "log_partition": "optimality.planning.log_partition",
     "save_reward": "optimality.experiments.saved_reward",

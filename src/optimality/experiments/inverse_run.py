@@ -19,13 +19,18 @@ from optimality.experiments.run_folder import RunFolder, require_writable
 from optimality.experiments.saved_policy import FILE, policy_bytes
 from optimality.experiments.saved_reward import REWARD_FILE, save_reward
 from optimality.inverse.infer_reward import AbstractInverse, RewardSolution, infer_reward
+from optimality.inverse.judging import judge
 from optimality.planning.policy_evaluation import PolicyEvaluation, UnderPolicy
 from optimality.planning.value_iteration import ValueIteration
 from optimality.policies.tabular import TabularPolicy
+from optimality.problems.criterion import Discounted, FiniteHorizon
 from optimality.problems.tabular import TabularMDP
 from optimality.rewards.abstract import AbstractReward
 from optimality.rewards.on_tables import with_reward
 from optimality.sampling.demonstrations import Demonstrations
+
+_LARGEST_CUBE = 4_000_000
+"""Numbers `S A S` up to which distances of rewards are taken."""
 
 CERTIFICATES = {
     "gradient_norm": "largest entry of the objective's gradient where the fit stopped; zero at the answer",
@@ -62,7 +67,8 @@ class InverseRun(NamedTuple):
     method: AbstractInverse
     solution: RewardSolution
     returns: Returns
-    judged: dict[str, float]
+    judged: list[tuple[str, float, str]]
+    """Measure, figure, and what it does not see."""
     notes: list[str]
     seconds: dict[str, float]
 
@@ -88,7 +94,7 @@ class InverseRun(NamedTuple):
             "certificates": {name: float(value) for name, value in self.solution.certificates.items()},
             "rank": getattr(self.solution.details, "rank", None),
             "parameters": int(self.solution.stats.get("parameters", 0)),
-            "judged": self.judged,
+            "judged": {name: float(figure) for name, figure, _ in self.judged},
             "notes": self.notes,
             "seconds": self.seconds,
         }
@@ -166,7 +172,7 @@ def _infer(choice, problem, demonstrations, method, reward) -> InverseRun:
     seconds: dict[str, float] = {}
     timed = partial(stopwatch, seconds)
     solution = timed("infer", lambda: infer_reward(problem, demonstrations, method, reward=reward))
-    returns = timed("judge", lambda: returns_of(problem, demonstrations, solution))
+    returns = timed("returns", lambda: returns_of(problem, demonstrations, solution))
     return InverseRun(
         choice,
         problem,
@@ -174,7 +180,7 @@ def _infer(choice, problem, demonstrations, method, reward) -> InverseRun:
         method,
         solution,
         returns,
-        {},
+        timed("judge", lambda: judged(problem, demonstrations, solution)),
         _notes(problem, demonstrations, solution),
         seconds,
     )
@@ -190,6 +196,24 @@ def returns_of(problem: TabularMDP, demonstrations: Demonstrations, solution: Re
         _worth(problem, planned.policy) if planned.result.is_success else math.nan,
         _worth(problem, best.policy) if best.result.is_success else math.nan,
     )
+
+
+def judged(
+    problem: TabularMDP, demonstrations: Demonstrations, solution: RewardSolution
+) -> list[tuple[str, float, str]]:
+    """Every measure of the recovered reward that the problem allows, against the problem's own."""
+    states, actions = problem.shape
+    if not isinstance(problem.criterion, FiniteHorizon | Discounted):
+        return []
+    learned = np.asarray(solution.reward.table(problem), np.float64)
+    judgment = judge(
+        problem,
+        np.asarray(problem.reward),
+        learned,
+        policy=solution.policy if isinstance(solution.policy, TabularPolicy) else None,
+        distances=states * states * actions <= _LARGEST_CUBE,
+    )
+    return [(name, float(figure), blind) for name, figure, blind in judgment.rows()]
 
 
 def _worth(problem: TabularMDP, policy: Any) -> float:
@@ -251,7 +275,7 @@ def write_inverse_run(run: InverseRun, folder: RunFolder) -> None:
     save_reward(run.solution.reward, folder.path / REWARD_FILE)
     if isinstance(run.solution.policy, TabularPolicy):
         folder.write_bytes(FILE, policy_bytes(run.solution.policy))
-    summary = {**run.summary(), "certificate_words": CERTIFICATES}
+    summary = {**run.summary(), "certificate_words": CERTIFICATES, "judged": run.judged}
     title = f"The reward of {summary['problem']} by {summary['method']}"
     page = render("inverse.html.jinja", title, summary, figures(run), folder)
     folder.write_text("report.html", page)
