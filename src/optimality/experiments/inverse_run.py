@@ -41,6 +41,9 @@ CERTIFICATES = {
     "held_out_log_likelihood": "the same for episodes that were not fitted",
     "cut_off": "discounted share of episodes that were cut off, whose later visits are missing",
     "margin": "by how much the expert is still told apart from the policies found; zero when it is not",
+    "distance": "of the mixture's feature expectations to the expert's, per step",
+    "attainable_distance": "the least that any mixture of policies could have, by the last margin",
+    "suboptimality": "by how much the best policy for the recovered reward beats the expert, per step",
     "gap": "upper less lower bound of the objective",
 }
 """Numbers that tell how good an answer is without the true reward."""
@@ -72,8 +75,21 @@ class InverseRun(NamedTuple):
     notes: list[str]
     seconds: dict[str, float]
 
+    @property
+    def imitating(self) -> Any:
+        """The recovered policy as one table; of a mixture, the table that has its visits."""
+        return getattr(self.solution.details, "markov", self.solution.policy)
+
+    @property
+    def course(self) -> np.ndarray:
+        """The gradient's largest entry after each step, or the margin after each round."""
+        stats, details = self.solution.stats, self.solution.details
+        return np.asarray(stats.get("trace", getattr(details, "margins", ())), np.float64).reshape(-1)
+
     def summary(self) -> dict[str, Any]:
         """The numbers, for `run.json` and `--json`."""
+        stats, certificates = self.solution.stats, self.solution.certificates
+        rank = getattr(self.solution.details, "rank", certificates.get("rank"))
         shown = self.demonstrations
         lengths = np.asarray(shown.lengths)
         return {
@@ -81,8 +97,8 @@ class InverseRun(NamedTuple):
             "method": kind_of(type(self.method)),
             "criterion": to_table(self.problem.criterion),
             "result": self.solution.result.name.lower(),
-            "objective": self.solution.stats.get("objective"),
-            "steps": int(self.solution.stats["steps"]),
+            "objective": stats.get("objective"),
+            "steps": int(stats.get("steps", stats.get("rounds", 0))),
             "demonstrations": {
                 "episodes": int(lengths.size),
                 "steps": int(lengths.sum()),
@@ -91,9 +107,9 @@ class InverseRun(NamedTuple):
             },
             "reward": {"kind": kind_of(type(self.solution.reward)), "scope": self.solution.reward.scope},
             "returns": self.returns._asdict(),
-            "certificates": {name: float(value) for name, value in self.solution.certificates.items()},
-            "rank": getattr(self.solution.details, "rank", None),
-            "parameters": int(self.solution.stats.get("parameters", 0)),
+            "certificates": {name: float(value) for name, value in certificates.items() if name != "rank"},
+            "rank": None if rank is None else int(rank),
+            "parameters": int(stats.get("parameters", stats.get("features", 0))),
             "judged": {name: float(figure) for name, figure, _ in self.judged},
             "notes": self.notes,
             "seconds": self.seconds,
@@ -192,7 +208,7 @@ def returns_of(problem: TabularMDP, demonstrations: Demonstrations, solution: Re
     planned = solve(with_reward(problem, solution.reward), ValueIteration(), throw=False)
     return Returns(
         demonstrated_return(problem, demonstrations),
-        _worth(problem, solution.policy),
+        _worth(problem, getattr(solution.details, "markov", solution.policy)),
         _worth(problem, planned.policy) if planned.result.is_success else math.nan,
         _worth(problem, best.policy) if best.result.is_success else math.nan,
     )
@@ -210,7 +226,7 @@ def judged(
         problem,
         np.asarray(problem.reward),
         learned,
-        policy=solution.policy if isinstance(solution.policy, TabularPolicy) else None,
+        policy=getattr(solution.details, "markov", solution.policy),
         distances=states * states * actions <= _LARGEST_CUBE,
     )
     return [(name, float(figure), blind) for name, figure, blind in judgment.rows()]
@@ -238,7 +254,7 @@ def demonstrated_return(problem: TabularMDP, demonstrations: Demonstrations) -> 
 
 def _notes(problem: TabularMDP, demonstrations: Demonstrations, solution: RewardSolution) -> list[str]:
     notes = []
-    rank, parameters = getattr(solution.details, "rank", None), solution.stats.get("parameters")
+    rank, parameters = getattr(solution.details, "rank", None), solution.stats.get("parameters", 0)
     if rank is not None and rank < parameters:
         notes.append(
             f"The demonstrations determine {rank} of the {parameters} directions of the reward; in the others, such as "
@@ -270,11 +286,10 @@ def reward_by_state(
 
 def write_inverse_run(run: InverseRun, folder: RunFolder) -> None:
     """The course of the fit, reward, policy and report."""
-    trace = np.asarray(run.solution.stats.get("trace", ()), np.float64).reshape(-1)
-    folder.metrics([{"step": step, "residual": float(size)} for step, size in enumerate(trace)])
+    folder.metrics([{"step": step, "residual": float(size)} for step, size in enumerate(run.course)])
     save_reward(run.solution.reward, folder.path / REWARD_FILE)
-    if isinstance(run.solution.policy, TabularPolicy):
-        folder.write_bytes(FILE, policy_bytes(run.solution.policy))
+    if isinstance(run.imitating, TabularPolicy):
+        folder.write_bytes(FILE, policy_bytes(run.imitating))
     summary = {**run.summary(), "certificate_words": CERTIFICATES, "judged": run.judged}
     title = f"The reward of {summary['problem']} by {summary['method']}"
     page = render("inverse.html.jinja", title, summary, figures(run), folder)
@@ -295,12 +310,14 @@ def figures(run: InverseRun) -> dict[str, Any]:
             entered=entered,
         )
     }
-    value = getattr(details, "value", None)
-    if value is not None and isinstance(solution.policy, TabularPolicy):
-        drawn["The recovered policy"] = plots.plot_map(run.problem, np.asarray(value), solution.policy)
+    if isinstance(run.imitating, TabularPolicy):
+        value = getattr(details, "value", None)
+        if value is None:
+            value = solve(UnderPolicy(with_reward(run.problem, solution.reward), run.imitating), throw=False).value
+        drawn["The recovered policy"] = plots.plot_map(run.problem, np.asarray(value), run.imitating)
     if hasattr(details, "expert_features"):
         drawn["Feature expectations"] = plot_feature_matching(details.expert_features, details.model_features)
-    trace = np.asarray(solution.stats.get("trace", ()), np.float64).reshape(-1)
-    if trace.size > 1:
-        drawn["Convergence of the fit"] = plot_fit(trace, solution.stats.get("tolerance"))
+    if run.course.size > 1:
+        tolerance = solution.stats.get("tolerance", getattr(run.method, "tolerance", None))
+        drawn["Convergence of the fit"] = plot_fit(run.course, tolerance)
     return {caption: figure for caption, figure in drawn.items() if figure is not None}

@@ -123,7 +123,8 @@ _EXPLANATIONS = {
         "policy: constants where all episodes have one length, and differences of a potential."
     ),
     "The recovered policy": (
-        "The model of the expert, at the first step. Color and number: its soft value under the recovered reward."
+        "The model of the expert, at the first step. Color and number: its value under the recovered reward, entropy "
+        "included where the expert is soft-optimal."
     ),
     "Feature expectations": (
         "Derivative of the expected reward in each of its parameters; of a reward that is linear in features, their "
