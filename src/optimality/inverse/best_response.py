@@ -185,7 +185,7 @@ class Planner:
 
     def _fits(self) -> bool:
         """Whether factors stay small: work of a banded factorization in the order of Cuthill and McKee."""
-        states, actions = self.shape
+        states = self.shape[0]
         pattern = self._chain(np.ones(self.shape))
         pattern = (pattern + pattern.T).tocsr()
         order = np.empty(states, np.int64)

@@ -63,7 +63,7 @@ class MaximumMarginPlanning(AbstractInverse):
         if self.loss not in ("hamming", "none"):
             raise ValueError(f"loss must be 'hamming' or 'none', but {self.loss!r} was given.")
         require_range(self, 0.0, above=True, l2=self.l2, tolerance=self.tolerance)
-        require_range(self, 1, max_steps=self.max_steps)
+        require_range(self, 1.0, max_steps=self.max_steps)
 
     def check(self, problem: TabularMDP, demonstrations: Any, reward: Any) -> None:
         linear_family("MaximumMarginPlanning", problem, reward)
@@ -110,7 +110,9 @@ class MaximumMarginPlanning(AbstractInverse):
         slopes, losses = np.zeros((1, known.size)), np.zeros(1)
         weights, multipliers, bound = np.zeros(known.size), np.ones(1), 0.0
         best: tuple[float, Any, float] = (np.inf, weights, 0.0)
-        for rounds in range(1, self.max_steps + 1):
+        rounds = 0
+        for _ in range(self.max_steps):
+            rounds += 1
             slope, lost = _most_violated(planner, known, expert, loss, weights)
             slack = max(0.0, float(slope @ weights) + lost)
             objective = l2 / 2 * float(weights @ weights) + slack
@@ -126,9 +128,10 @@ class MaximumMarginPlanning(AbstractInverse):
 
     def _hard(self, planner: Planner, known: FeatureMap, expert, loss):
         l2 = float(np.asarray(self.l2))
-        slopes, losses = np.zeros((0, known.size)), np.zeros(0)
+        slopes, losses, rounds = np.zeros((0, known.size)), np.zeros(0), 0
         weights, multipliers, result, violation = np.zeros(known.size), np.zeros(0), Result.ITERATION_LIMIT, np.inf
-        for rounds in range(1, self.max_steps + 1):
+        for _ in range(self.max_steps):
+            rounds += 1
             slope, lost = _most_violated(planner, known, expert, loss, weights)
             violation = float(slope @ weights) + lost
             if violation <= self.tolerance * (1.0 + abs(lost)):

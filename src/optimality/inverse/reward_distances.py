@@ -3,9 +3,9 @@
     C(R)(s, a, s') = R(s, a, s') + E[discount R(s', A, S') - R(s, A, S') - discount R(S, A, S')]
     distance = sqrt((1 - Pearson correlation of both canonical rewards) / 2)
 
-Potential shaping and positive scale do not change them. EPIC (Gleave et al. 2021) draws `S, S'` and `A` from fixed laws, whatever the
-dynamics. DARD (Wulfe et al. 2022) draws `S' ~ T(s, A)`, and after `s'`, or in its place, `S'' ~ T(s', A)`, and compares
-transitions that can happen.
+Potential shaping and positive scale do not change them. EPIC (Gleave et al. 2021) draws `S, S'` and `A` from fixed laws,
+whatever the dynamics. DARD (Wulfe et al. 2022) draws `S' ~ T(s, A)`, and `S'' ~ T(s', A)` where EPIC's `S'` follows s' or
+S, and compares transitions that can happen.
 """
 
 from typing import Any

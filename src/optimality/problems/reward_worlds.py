@@ -37,8 +37,8 @@ def objectworld(
     """A square grid with things in random cells, each with an inner and an outer color.
 
     A state is worth 1 within 3 cells of an outer color 0 and within 2 of an outer color 1, -1 within 3 of color 0
-    alone, else 0; inner colors only distract. Actions are left, down, right, up and staying; with probability `wind` a random
-    one of the five happens. The first state is uniform, the criterion `Discounted(0.9)` unless another is given.
+    alone, else 0; inner colors only distract. Actions are left, down, right, up and staying; with probability `wind` a
+    random one of the five happens. The first state is uniform, the criterion `Discounted(0.9)` unless another is given.
     """
     near = _distances(_place(size, objects, colors, seed), size, colors)[:, colors:]
     first, second = near[:, 0] <= 3.0, near[:, 1] <= 2.0
