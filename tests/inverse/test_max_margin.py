@@ -233,7 +233,7 @@ def mean_margin(expert, rivals):
 def test_the_largest_margin_solves_its_program(implementation):
     expert, rivals = rivals_and_expert()
     found = implementation(expert, rivals)
-    margin, weights, dual = margin_by_cone_program(expert - rivals)
+    margin, weights, _ = margin_by_cone_program(expert - rivals)
     assert margin > 1e-3
     close(found.margin, margin, 1e-8)
     close(found.weights, weights, 1e-6)

@@ -83,11 +83,11 @@ class ApprenticeshipLearning(AbstractInverse):
         responses = [planner.evaluate(planner.uniform(), np.zeros(problem.shape))]
         expectations = [known.total(responses[0].pairs) / planner.steps]
         rounds: list[LargestMargin] = []
-        now, result = None, Result.ITERATION_LIMIT
+        now, result, tolerance = None, Result.ITERATION_LIMIT, float(np.asarray(self.tolerance))
         for _ in range(self.max_steps + 1):
             now = self._nearest(expert, np.stack(expectations), now)
             rounds.append(now)
-            if now.margin <= self.tolerance:
+            if now.margin <= tolerance:
                 result = Result.CONVERGED
                 break
             if len(rounds) > self.max_steps:
@@ -95,7 +95,7 @@ class ApprenticeshipLearning(AbstractInverse):
             response = planner.respond(known.reward(now.weights))
             responses.append(response)
             expectations.append(known.total(response.pairs) / planner.steps)
-            if now.margin - self._attained(expert, expectations, rounds) <= self.tolerance * 1e-3:
+            if now.margin - self._attained(expert, expectations, rounds) <= tolerance * 1e-3:
                 result = Result.CONVERGED
                 break
         return self._answer(family, seen, responses, np.stack(expectations), expert, rounds, result, told_apart)
@@ -166,7 +166,7 @@ class ApprenticeshipLearning(AbstractInverse):
             "cut_off": seen.cut_off,
             "features": told_apart.size,
         }
-        reward = LinearReward(family.features, weights[min(best, len(weights) - 1)], family.scope)
+        reward = eqx.tree_at(lambda linear: linear.weights, family, weights[min(best, len(weights) - 1)])
         return RewardSolution(reward, policy, result, stats, certificates, details)
 
     def explain(self, problem: TabularMDP, solution: RewardSolution) -> str:

@@ -117,7 +117,7 @@ def _windy_grid(size: int, moves, noise: float, paid, criterion: Criterion, name
         ahead.append(np.clip(row + down, 0, size - 1) * size + np.clip(column + right, 0, size - 1))
     state, action, happens = np.meshgrid(np.arange(states), np.arange(actions), np.arange(actions), indexing="ij")
     probability = np.where(action == happens, 1.0 - noise + noise / actions, noise / actions)
-    columns = [array.reshape(-1) for array in (state, action, np.stack(ahead)[happens, state], probability)]
-    outcomes = Outcomes(*columns, paid[columns[0]], np.zeros(state.size, bool))
+    lists = (state, action, np.stack(ahead)[happens, state], probability, paid[state], np.zeros(state.shape, bool))
+    outcomes = Outcomes(*(array.reshape(-1) for array in lists))
     grid = GridMap.row_by_row(("." * size,) * size, moves)
     return TabularMDP.from_outcomes(outcomes, criterion=criterion, states=states, actions=actions, grid=grid, name=name)
