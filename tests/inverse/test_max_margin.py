@@ -1,9 +1,11 @@
 """Max margin: the hull's nearest point, Abbeel and Ng's rounds, Ratliff's program; oracles are clarabel and HiGHS."""
 
+import dataclasses
 import functools
 import itertools
 
 import clarabel
+import jax
 import numpy as np
 import pytest
 import scipy.sparse as sparse
@@ -32,6 +34,8 @@ from optimality.inverse.largest_margin import largest_margin
 from optimality.inverse.maximum_margin_planning import hamming_loss
 from optimality.inverse.minimum_norm_point import least_vector, minimum_norm_point
 from optimality.inverse.simplex_program import simplex_program
+from optimality.sampling.demonstrations import Demonstrations
+from optimality.sampling.mixture_policy import MixturePolicy
 
 S, A, K = 5, 3, 4
 GAMMA = 0.9
@@ -229,7 +233,7 @@ def mean_margin(expert, rivals):
 def test_the_largest_margin_solves_its_program(implementation):
     expert, rivals = rivals_and_expert()
     found = implementation(expert, rivals)
-    margin, weights, dual = margin_by_cone_program(expert - rivals)
+    margin, weights, _ = margin_by_cone_program(expert - rivals)
     assert margin > 1e-3
     close(found.margin, margin, 1e-8)
     close(found.weights, weights, 1e-6)
@@ -457,7 +461,7 @@ def test_the_subgradient_is_that_of_finite_differences():
         close((ahead - behind) / (2 * step), slope[i], 1e-8)
 
 
-@pytest.mark.row("S61.expert")
+@pytest.mark.row("S57", "S61.expert")
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_an_optimal_expert_is_best_under_the_learned_weights(seed):
     problem = mdp(seed)
@@ -481,6 +485,7 @@ def test_an_optimal_expert_is_best_under_the_learned_weights(seed):
     )
     margin = np.einsum("nsa,sa->n", every_policy(seed), hamming_loss(visits(pairs, problem)))
     assert (lead - margin).min() > -1e-7
+    close(occupancy(problem, np.asarray(hard.policy.probabilities)), pairs, 1e-10)
     assert np.abs(hard.details.multipliers @ hard.details.slopes + 1e-2 * hard.reward.weights).max() < 1e-8
 
 
@@ -507,9 +512,9 @@ def test_refusals_explain_themselves():
     problem = mdp()
     uniform = DemonstratedVisits.of_policy(problem, TabularPolicy.from_probabilities(np.full((S, A), 1 / A)))
     with pytest.raises(ValueError, match="norm must be one of"):
-        ApprenticeshipLearning(norm="3")
-    with pytest.raises(ValueError, match="variant must be"):
-        ApprenticeshipLearning(variant="other")
+        largest_margin(np.zeros(2), np.zeros((1, 2)), "3")
+    with pytest.raises(ValueError, match="projection is Euclidean"):
+        ApprenticeshipLearning(variant="projection", norm="1")
     with pytest.raises(ValueError, match="l2 of MaximumMarginPlanning must be above 0"):
         MaximumMarginPlanning(l2=0.0)
     with pytest.raises(ValueError, match="same feature expectations"):
@@ -538,3 +543,44 @@ def test_rank_counts_what_behavior_can_show():
     assert found.rank == 2
     assert np.abs(found.hidden[:, :2]).max() < 1e-9
     assert np.linalg.matrix_rank(found.hidden) == 2
+
+
+def test_demonstrations_are_counted_with_or_without_actions():
+    problem = mdp()
+    outcomes = problem.outcomes()
+    pair = [int(np.flatnonzero((outcomes.state == s) & (outcomes.action == 0))[0]) for s in range(S)]
+    path = [0]
+    for _ in range(4):
+        path.append(int(outcomes.successor[pair[path[-1]]]))
+    seen = Demonstrations(np.array([path]), np.zeros((1, 4), int), np.ones((1, 4), bool), np.array([False]))
+    reward = LinearReward(np.random.default_rng(0).normal(size=(S, 2)))
+    blind = dataclasses.replace(seen, action=None)
+    both = [infer_reward(problem, data, ApprenticeshipLearning(), reward=reward) for data in (seen, blind)]
+    by_hand = sum(GAMMA**t * reward.features[s] for t, s in enumerate(path[:-1])) * (1 - GAMMA)
+    for solution in both:
+        close(solution.details.expert, by_hand)
+    close(both[0].stats["cut_off"], GAMMA**4)
+    with pytest.raises(ValueError, match="need demonstrations with actions"):
+        infer_reward(problem, blind, ApprenticeshipLearning(), reward=LinearReward(features()))
+    with pytest.raises(ValueError, match="loss='none'"):
+        infer_reward(problem, blind, MaximumMarginPlanning(), reward=reward)
+    empty = Demonstrations(np.zeros((0, 1), int), np.zeros((0, 0), int), np.zeros((0, 0), bool), np.zeros(0, bool))
+    with pytest.raises(ValueError, match="at least one episode"):
+        infer_reward(problem, empty, ApprenticeshipLearning())
+
+
+def test_a_mixture_keeps_the_policy_it_drew():
+    tables = np.log(np.array([[[0.999, 0.001]], [[0.001, 0.999]]]))
+    mixture = MixturePolicy(np.log(np.array([0.25, 0.75])), tables)
+    drawn = []
+    for seed in range(200):
+        carry = mixture.start(0, jax.random.key(seed))
+        first = int(carry[0])
+        for step in range(3):
+            carry, _, extras = mixture.act(carry, jax.numpy.asarray(0), jax.random.key(step))
+            assert int(carry[0]) == first
+            assert extras["log_prob"].shape == ()
+        drawn.append(first)
+    assert abs(np.mean(drawn) - 0.75) < 4 * np.sqrt(0.25 * 0.75 / 200)
+    with pytest.raises(ValueError, match="sum to one"):
+        MixturePolicy(np.log(np.array([0.25, 0.25])), tables)

@@ -18,7 +18,7 @@ from optimality.core.numerics import Real, require_range
 from optimality.core.result import Result
 from optimality.inverse.best_response import Planner, Response
 from optimality.inverse.demonstrated import DemonstratedVisits, checked_visits, demonstrated_visits
-from optimality.inverse.feature_map import expert_expectations, feature_map, identifiable, linear_family
+from optimality.inverse.feature_map import Identifiable, expert_expectations, feature_map, identifiable, linear_family
 from optimality.inverse.infer_reward import AbstractInverse, RewardSolution
 from optimality.inverse.largest_margin import LargestMargin, largest_margin, require_norm
 from optimality.policies.tabular import TabularPolicy
@@ -64,7 +64,7 @@ class ApprenticeshipLearning(AbstractInverse):
             raise ValueError(f"variant must be 'max-margin' or 'projection', but {self.variant!r} was given.")
         require_norm(self.norm)
         require_range(self, 0.0, above=True, tolerance=self.tolerance)
-        require_range(self, 1, max_steps=self.max_steps)
+        require_range(self, 1.0, max_steps=self.max_steps)
         if self.variant == "projection" and self.norm != "2":
             raise ValueError("the projection is Euclidean: use norm='2', or variant='max-margin'.")
 
@@ -83,11 +83,11 @@ class ApprenticeshipLearning(AbstractInverse):
         responses = [planner.evaluate(planner.uniform(), np.zeros(problem.shape))]
         expectations = [known.total(responses[0].pairs) / planner.steps]
         rounds: list[LargestMargin] = []
-        now, result = None, Result.ITERATION_LIMIT
+        now, result, tolerance = None, Result.ITERATION_LIMIT, float(np.asarray(self.tolerance))
         for _ in range(self.max_steps + 1):
             now = self._nearest(expert, np.stack(expectations), now)
             rounds.append(now)
-            if now.margin <= self.tolerance:
+            if now.margin <= tolerance:
                 result = Result.CONVERGED
                 break
             if len(rounds) > self.max_steps:
@@ -95,12 +95,10 @@ class ApprenticeshipLearning(AbstractInverse):
             response = planner.respond(known.reward(now.weights))
             responses.append(response)
             expectations.append(known.total(response.pairs) / planner.steps)
-            if now.margin - self._attained(expert, expectations, rounds) <= self.tolerance * 1e-3:
+            if now.margin - self._attained(expert, expectations, rounds) <= tolerance * 1e-3:
                 result = Result.CONVERGED
                 break
-        return self._answer(
-            problem, family, seen, responses, np.stack(expectations), expert, rounds, result, told_apart
-        )
+        return self._answer(family, seen, responses, np.stack(expectations), expert, rounds, result, told_apart)
 
     def _attained(self, expert, expectations, rounds) -> float:
         """A bound from below on the distance to every mixture there is: the best lead over a best response."""
@@ -120,9 +118,16 @@ class ApprenticeshipLearning(AbstractInverse):
         return LargestMargin(distance, left / distance if distance > 0.0 else 0.0 * left, mixture)
 
     def _answer(
-        self, problem, family, seen: DemonstratedVisits, responses: list[Response], expectations, expert, rounds, result,
-        told_apart,
-    ) -> RewardSolution:  # fmt: skip
+        self,
+        family: LinearReward,
+        seen: DemonstratedVisits,
+        responses: list[Response],
+        expectations: Float[np.ndarray, "policies k"],
+        expert: Float[np.ndarray, " k"],
+        rounds: list[LargestMargin],
+        result: Result,
+        told_apart: Identifiable,
+    ) -> RewardSolution:
         last = rounds[-1]
         weight = np.append(last.mixture, np.zeros(len(responses) - len(last.mixture)))
         weight = weight / weight.sum()
@@ -131,31 +136,37 @@ class ApprenticeshipLearning(AbstractInverse):
         best = int(np.argmin(found))
         single = responses[best + 1 if len(responses) > 1 else 0]
         weights = np.stack([r.weights for r in rounds])
-        mixed = sum(lam * response.visits for lam, response in zip(weight, responses, strict=True) if lam > 0.0)
+        mixed = np.sum([lam * response.visits for lam, response in zip(weight, responses, strict=True)], axis=0)
         reached = mixed.sum(axis=-1, keepdims=True)
         markov = np.where(reached > 0.0, mixed / np.where(reached > 0.0, reached, 1.0), single.probabilities)
         with np.errstate(divide="ignore"):
             kept = np.flatnonzero(weight > 0.0)
             policy = MixturePolicy(np.log(weight[kept]), np.log(np.stack([responses[i].probabilities for i in kept])))
         details = ApprenticeshipDetails(
-            weight, expectations, expert, np.array([r.margin for r in rounds]), weights, single.policy, float(found[best]),
-            TabularPolicy.from_probabilities(markov),
-        )  # fmt: skip
+            mixture=weight,
+            expectations=expectations,
+            expert=expert,
+            margins=np.array([each.margin for each in rounds]),
+            weights=weights,
+            single=single.policy,
+            single_distance=float(found[best]),
+            markov=TabularPolicy.from_probabilities(markov),
+        )
         distance = float(np.linalg.norm(expert - weight @ expectations, ord=_DUAL_NORM[self.norm]))
+        planned = rounds[: len(responses) - 1]
         certificates = {
             "margin": last.margin,
             "distance": distance,
-            "attainable_distance": self._attained(expert, expectations, rounds[: len(responses) - 1]) if len(
-                responses) > 1 else 0.0,
+            "attainable_distance": self._attained(expert, expectations, planned) if planned else 0.0,
             "rank": float(told_apart.rank),
-        }  # fmt: skip
+        }
         stats = {
             "rounds": len(rounds),
             "policies": len(responses),
             "cut_off": seen.cut_off,
             "features": told_apart.size,
         }
-        reward = LinearReward(family.features, weights[min(best, len(weights) - 1)], family.scope)
+        reward = eqx.tree_at(lambda linear: linear.weights, family, weights[min(best, len(weights) - 1)])
         return RewardSolution(reward, policy, result, stats, certificates, details)
 
     def explain(self, problem: TabularMDP, solution: RewardSolution) -> str:

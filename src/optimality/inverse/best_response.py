@@ -7,7 +7,7 @@ one sparse factorization a step gives values and visits to rounding. On the host
 compile nothing. Where factors would fill in, both systems are iterated.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sparse
@@ -79,10 +79,8 @@ class Planner:
         reward = np.where(self.allowed, reward, -np.inf)
         return self._backward(reward) if self.horizon is not None else self._iterate(reward)
 
-    def evaluate(
-        self, probabilities: Float[np.ndarray, "..."], reward: Float[np.ndarray, "states actions"]
-    ) -> Response:
-        """What a given policy visits and is worth."""
+    def evaluate(self, probabilities: Any, reward: Float[np.ndarray, "states actions"]) -> Response:
+        """What a given policy visits and is worth; probabilities are `[S, A]` or `[H, S, A]`."""
         probabilities = np.asarray(probabilities, np.float64)
         if self.horizon is None:
             solve = self._solver(self._chain(probabilities))
@@ -146,7 +144,7 @@ class Planner:
             before, choice = choice, np.argmax(self._q(reward, value), axis=1)
             if (choice == before).all():
                 break
-        for _ in range(1_000):
+        while True:  # ends because values rise and there are finitely many policies
             solve = self._solver(self.transition[rows * actions + choice])
             value = solve(reward[rows, choice], False)
             q = self._q(reward, value)
@@ -185,9 +183,9 @@ class Planner:
 
     def _fits(self) -> bool:
         """Whether factors stay small: work of a banded factorization in the order of Cuthill and McKee."""
-        states, actions = self.shape
+        states = self.shape[0]
         pattern = self._chain(np.ones(self.shape))
-        pattern = (pattern + pattern.T).tocsr()
+        pattern = sparse.csr_matrix(pattern + pattern.T)
         order = np.empty(states, np.int64)
         order[reverse_cuthill_mckee(pattern, symmetric_mode=True)] = np.arange(states)
         edges = pattern.tocoo()

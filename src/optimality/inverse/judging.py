@@ -28,7 +28,7 @@ from optimality.problems.tabular import TabularMDP
 from optimality.sampling.demonstrations import Demonstrations
 
 IGNORES = {
-    "expected_value_difference": "everything but the best policy: scale, shaping, and any reward that ties or is not met",
+    "expected_value_difference": "everything but the best policy: scale, shaping, rewards that tie or are not met",
     "normalized_value_difference": "the same; it also depends on where the true reward's zero is",
     "regret": "the same, but not on the true reward's scale or zero: 0 is best and 1 the worst there is",
     "policy_regret": "the reward: it judges the policy that was returned, not what a new plan would do",

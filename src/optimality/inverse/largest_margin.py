@@ -45,8 +45,8 @@ def largest_margin(
 def require_norm(norm: str) -> None:
     if norm not in NORMS:
         raise ValueError(
-            f"norm must be one of {', '.join(NORMS)}, but {norm!r} was given: without a bound on the weights the margin "
-            "is unbounded, since scaling the weights scales it."
+            f"norm must be one of {', '.join(NORMS)}, but {norm!r} was given: without a bound on the weights the "
+            "margin is unbounded, since scaling the weights scales it."
         )
 
 

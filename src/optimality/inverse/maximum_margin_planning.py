@@ -1,4 +1,4 @@
-"""Maximum margin planning (Ratliff, Bagnell and Zinkevich 2006): the expert leads other policies by how much they differ.
+"""Maximum margin planning (Ratliff et al. 2006): the expert leads other policies by how much they differ.
 
     min_w  l2 / 2 |w|^2 + slack,     slack = max(0, max_pi [w . mu(pi) + D(pi)] - w . mu_E),    D(pi) = sum d_pi loss
 
@@ -24,7 +24,6 @@ from optimality.inverse.infer_reward import AbstractInverse, RewardSolution
 from optimality.inverse.minimum_norm_point import least_vector
 from optimality.inverse.simplex_program import simplex_program
 from optimality.problems.tabular import TabularMDP
-from optimality.rewards.linear import LinearReward
 
 
 class MaximumMarginDetails(NamedTuple):
@@ -63,7 +62,7 @@ class MaximumMarginPlanning(AbstractInverse):
         if self.loss not in ("hamming", "none"):
             raise ValueError(f"loss must be 'hamming' or 'none', but {self.loss!r} was given.")
         require_range(self, 0.0, above=True, l2=self.l2, tolerance=self.tolerance)
-        require_range(self, 1, max_steps=self.max_steps)
+        require_range(self, 1.0, max_steps=self.max_steps)
 
     def check(self, problem: TabularMDP, demonstrations: Any, reward: Any) -> None:
         linear_family("MaximumMarginPlanning", problem, reward)
@@ -102,36 +101,39 @@ class MaximumMarginPlanning(AbstractInverse):
         certificates["suboptimality"] = float(weights @ (known.total(response.pairs) / planner.steps - expert))
         certificates["rank"] = float(told_apart.rank)
         stats = {"rounds": rounds, "cut_off": seen.cut_off, "features": told_apart.size}
-        learned = LinearReward(family.features, weights, family.scope)
+        learned = eqx.tree_at(lambda linear: linear.weights, family, weights)
         return RewardSolution(learned, response.policy, result, stats, certificates, details)
 
     def _soft(self, planner: Planner, known: FeatureMap, expert, loss):
-        l2 = float(np.asarray(self.l2))
+        l2, tolerance = float(np.asarray(self.l2)), float(np.asarray(self.tolerance))
         slopes, losses = np.zeros((1, known.size)), np.zeros(1)
         weights, multipliers, bound = np.zeros(known.size), np.ones(1), 0.0
         best: tuple[float, Any, float] = (np.inf, weights, 0.0)
-        for rounds in range(1, self.max_steps + 1):
+        rounds = 0
+        for _ in range(self.max_steps):
+            rounds += 1
             slope, lost = _most_violated(planner, known, expert, loss, weights)
             slack = max(0.0, float(slope @ weights) + lost)
             objective = l2 / 2 * float(weights @ weights) + slack
             best = min(best, (objective, weights, slack), key=lambda at: at[0])
-            if best[0] - bound <= self.tolerance * (1.0 + abs(best[0])):
+            if best[0] - bound <= tolerance * (1.0 + abs(best[0])):
                 break
             slopes, losses = np.vstack([slopes, slope]), np.append(losses, lost)
             solved = simplex_program(slopes, losses, l2, np.append(multipliers, 0.0))
             weights, multipliers, bound = solved.weights, solved.multipliers, max(bound, solved.value)
-        closed = best[0] - bound <= self.tolerance * (1.0 + abs(best[0]))
+        closed = best[0] - bound <= tolerance * (1.0 + abs(best[0]))
         result = Result.CONVERGED if closed else Result.ITERATION_LIMIT
         return best[1], MaximumMarginDetails(best[0], bound, best[2], multipliers, slopes, losses, loss), result, rounds
 
     def _hard(self, planner: Planner, known: FeatureMap, expert, loss):
-        l2 = float(np.asarray(self.l2))
-        slopes, losses = np.zeros((0, known.size)), np.zeros(0)
+        l2, tolerance = float(np.asarray(self.l2)), float(np.asarray(self.tolerance))
+        slopes, losses, rounds = np.zeros((0, known.size)), np.zeros(0), 0
         weights, multipliers, result, violation = np.zeros(known.size), np.zeros(0), Result.ITERATION_LIMIT, np.inf
-        for rounds in range(1, self.max_steps + 1):
+        for _ in range(self.max_steps):
+            rounds += 1
             slope, lost = _most_violated(planner, known, expert, loss, weights)
             violation = float(slope @ weights) + lost
-            if violation <= self.tolerance * (1.0 + abs(lost)):
+            if violation <= tolerance * (1.0 + abs(lost)):
                 result = Result.CONVERGED
                 break
             slopes, losses = np.vstack([slopes, slope]), np.append(losses, lost)

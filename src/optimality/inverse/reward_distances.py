@@ -3,9 +3,9 @@
     C(R)(s, a, s') = R(s, a, s') + E[discount R(s', A, S') - R(s, A, S') - discount R(S, A, S')]
     distance = sqrt((1 - Pearson correlation of both canonical rewards) / 2)
 
-Potential shaping and positive scale do not change them. EPIC (Gleave et al. 2021) draws `S, S'` and `A` from fixed laws, whatever the
-dynamics. DARD (Wulfe et al. 2022) draws `S' ~ T(s, A)`, and after `s'`, or in its place, `S'' ~ T(s', A)`, and compares
-transitions that can happen.
+Potential shaping and positive scale do not change them. EPIC (Gleave et al. 2021) draws `S, S'` and `A` from fixed
+laws, whatever the dynamics. DARD (Wulfe et al. 2022) draws `S' ~ T(s, A)`, and `S'' ~ T(s', A)`
+where EPIC's `S'` follows s' or S, and compares transitions that can happen.
 """
 
 from typing import Any
@@ -85,10 +85,11 @@ def epic_distance(
         forms = [_split(table, discount, states, actions) for table in (first, second)]
         # Here and there are independent under the coverage law: correlate one long table of both parts.
         weights = np.concatenate([np.outer(states, actions).reshape(-1), states]) / 2.0
-        return pearson_distance(*(np.concatenate([here.reshape(-1), there]) for here, there in forms), weights)
+        long = [np.concatenate([here.reshape(-1), there]) for here, there in forms]
+        return pearson_distance(long[0], long[1], weights)
     coverage = states[:, None, None] * actions[None, :, None] * states[None, None, :]
     canonical = [canonical_reward(table, discount, states, actions) for table in (first, second)]
-    return pearson_distance(*canonical, coverage)
+    return pearson_distance(canonical[0], canonical[1], coverage)
 
 
 def _split(table, discount, states, actions):
@@ -113,7 +114,7 @@ def dard_distance(
     actions = _law("action_law", action_law, first.shape[1])
     coverage = states[:, None, None] * actions[None, :, None] * transition
     canonical = [dynamics_canonical_reward(table, transition, discount, actions) for table in (first, second)]
-    return pearson_distance(*canonical, coverage)
+    return pearson_distance(canonical[0], canonical[1], coverage)
 
 
 def sampled_epic_distance(
@@ -130,7 +131,7 @@ def sampled_epic_distance(
     for cube in (_cube(first), _cube(second)):
         mean = cube[:, drawn_a, drawn_t].mean(axis=1)  # of each state, over the same draws
         canonical.append(cube[s, a, t] + discount * mean[t] - mean[s] - discount * mean[drawn_t].mean())
-    return pearson_distance(*canonical)
+    return pearson_distance(canonical[0], canonical[1])
 
 
 def transitions_of(problem: TabularMDP) -> Float[np.ndarray, "states actions states"]:

@@ -37,8 +37,8 @@ def objectworld(
     """A square grid with things in random cells, each with an inner and an outer color.
 
     A state is worth 1 within 3 cells of an outer color 0 and within 2 of an outer color 1, -1 within 3 of color 0
-    alone, else 0; inner colors only distract. Actions are left, down, right, up and staying; with probability `wind` a random
-    one of the five happens. The first state is uniform, the criterion `Discounted(0.9)` unless another is given.
+    alone, else 0; inner colors only distract. Actions are left, down, right, up and staying; with probability `wind` a
+    random one of the five happens. The first state is uniform, the criterion `Discounted(0.9)` unless another is given.
     """
     near = _distances(_place(size, objects, colors, seed), size, colors)[:, colors:]
     first, second = near[:, 0] <= 3.0, near[:, 1] <= 2.0
@@ -117,7 +117,7 @@ def _windy_grid(size: int, moves, noise: float, paid, criterion: Criterion, name
         ahead.append(np.clip(row + down, 0, size - 1) * size + np.clip(column + right, 0, size - 1))
     state, action, happens = np.meshgrid(np.arange(states), np.arange(actions), np.arange(actions), indexing="ij")
     probability = np.where(action == happens, 1.0 - noise + noise / actions, noise / actions)
-    columns = [array.reshape(-1) for array in (state, action, np.stack(ahead)[happens, state], probability)]
-    outcomes = Outcomes(*columns, paid[columns[0]], np.zeros(state.size, bool))
+    lists = (state, action, np.stack(ahead)[happens, state], probability, paid[state], np.zeros(state.shape, bool))
+    outcomes = Outcomes(*(array.reshape(-1) for array in lists))
     grid = GridMap.row_by_row(("." * size,) * size, moves)
     return TabularMDP.from_outcomes(outcomes, criterion=criterion, states=states, actions=actions, grid=grid, name=name)
