@@ -63,6 +63,21 @@ def test_a_run_repeats_from_its_configuration(demonstrations, tmp_path, capsys):
     assert "report:" in out
 
 
+@pytest.mark.parametrize("method", ["apprenticeship", "maximum-margin-planning"])
+def test_margins(method, demonstrations, tmp_path, capsys):
+    """Of the same demonstrations; a mixture is saved as the one table that has its visits."""
+    _, path = demonstrations
+    arguments = [*LAKE, "--demonstrations", str(path), "--out", str(tmp_path), "--json"]
+    assert main(["irl", LAKE[0], method, *arguments[1:]]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["steps"] > 0
+    assert summary["parameters"] == 16
+    assert np.isfinite(list(summary["returns"].values())).all()
+    assert summary["judged"]["regret"] >= 0.0
+    assert ox.load_policy(summary["run"]).probabilities.shape[-2:] == (16, 4)
+    assert "what it does not see" in (tmp_path / summary["run"].rsplit("/", 1)[-1] / "report.html").read_text()
+
+
 def test_features_from_a_file(demonstrations, tmp_path, capsys):
     _, path = demonstrations
     features = np.eye(16)[:, [5, 7, 11, 12, 15]]
