@@ -319,7 +319,10 @@ def criteria() -> str:
     names = [entry.attribute for entry in registry.CRITERIA]
     rows = ["| method | " + " | ".join(f"`{name}`" for name in names) + " |", "| --- |" + " :---: |" * len(names)]
     for entry in (*registry.METHODS, *registry.EVALUATION):
-        accepts = {kind.__name__ for kind in getattr(importlib.import_module(entry.module), entry.attribute).accepts}
+        method = getattr(importlib.import_module(entry.module), entry.attribute)
+        if not hasattr(method, "accepts"):
+            continue
+        accepts = {kind.__name__ for kind in method.accepts}
         rows.append(f"| `{entry.attribute}` | " + " | ".join("yes" if n in accepts else "" for n in names) + " |")
     return "\n".join(rows) + "\n"
 
