@@ -1,6 +1,7 @@
 """`optimality solve play-or-not` as a user meets it, and the CSV files it reads."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,11 @@ from optimality.cli.main import main
 from optimality.experiments.measurements import read_numbers
 
 QUICK = ["--games", "2", "--grid", "1024"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 def output(capsys, *arguments):
@@ -47,6 +53,32 @@ def test_json(capsys, files):
     assert one_game["number"] == pytest.approx(2.0 * 4.5 / 6.0 - 1.05 * 3.0 / 2.0)
 
 
+def test_the_report_and_its_repetition(capsys, files, tmp_path):
+    arguments = ["--rewards", files[0], "--times", files[1], "--rate", "0.8", *QUICK, "--out", str(tmp_path / "runs")]
+    assert output(capsys, *arguments)[0] == 0
+    folder = next((tmp_path / "runs").iterdir())
+    report = (folder / "report.html").read_text()
+    for words in ("Every criterion, and why they differ", "When to go on", "3 rewards, 2 times", "free to quit"):
+        assert words in report
+    first = json.loads((folder / "run.json").read_text())["summary"]
+    again = json.loads(output(capsys, "--config", str(folder), "--out", str(tmp_path / "again"), "--json")[1])
+    assert {**again, "run": None} == {**first, "run": None}
+    changed = json.loads(output(capsys, "--config", str(folder), "--rate", "9", "--out", str(tmp_path), "--json")[1])
+    assert not changed["play"]
+
+
+def test_an_interruption_is_recorded(capsys, files, tmp_path, monkeypatch):
+    from optimality.experiments import decision_run
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(decision_run, "solve", interrupted)
+    code, _, _ = output(capsys, "--rewards", files[0], "--times", files[1], "--rate", "1", "--out", str(tmp_path / "x"))
+    assert code == 130
+    assert json.loads(next((tmp_path / "x").glob("*/run.json")).read_text())["status"] == "interrupted"
+
+
 def test_help(capsys):
     code, out, _ = output(capsys, "--help")
     assert code == 0
@@ -69,6 +101,7 @@ def test_bad_input(capsys, arguments, message):
     code, _, err = output(capsys, *arguments)
     assert code == 2
     assert message in err
+    assert not list(Path.cwd().glob("runs"))
 
 
 @pytest.mark.parametrize(

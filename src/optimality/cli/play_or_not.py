@@ -5,17 +5,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from optimality.beliefs import GammaExponential, GammaKnownShape
 from optimality.cli.main import complain
 from optimality.cli.options import number, parse, take_flag, take_option, whole
 from optimality.core.result import SolverError
-from optimality.core.solve import Solution, solve
+from optimality.experiments.configuration import from_table
+from optimality.experiments.decision_run import DecisionData, DecisionRun, run_decision
 from optimality.experiments.measurements import read_numbers
 from optimality.experiments.report import format_number
-from optimality.experiments.run_folder import to_json
+from optimality.experiments.run_folder import read_config, to_json
 from optimality.exploration.exact_play import ExactPlayOrNot
-from optimality.exploration.play_or_not import Deadline, PlayOrNot
-from optimality.problems.criterion import Discounted, FiniteHorizon
 
 HELP = """usage: optimality solve play-or-not --rate K [--rewards FILE.csv] [--times FILE.csv] [options]
 
@@ -32,6 +30,8 @@ options:
   --games N              plan at most N further games (10)
   --chance G             instead: after each game there is another with this chance
   --deadline D           instead: play until the time D
+  --out FOLDER           where run folders go (runs/)
+  --config FILE          repeat a run from its config.toml (or its folder); other options override it
   --json                 everything as JSON on standard output, and nothing else there
   and the method's own: --grid N, --most-games N, --truncation X, --level X, --risk X
 """
@@ -42,47 +42,60 @@ def play_or_not_command(arguments: list[str]) -> int:
     if "--help" in arguments or "-h" in arguments:
         print(HELP, end="")
         return 0
+    command = ["optimality", "solve", "play-or-not", *arguments]
     try:
         as_json, arguments = take_flag(arguments, "json")
-        problem, arguments = _problem(arguments)
-        method = parse(ExactPlayOrNot(), arguments, prog="optimality solve play-or-not", description="")
-        solution = solve(problem, method)
+        out, arguments = take_option(arguments, "out")
+        path, arguments = take_option(arguments, "config")
+        config = {} if path is None else read_config(Path(path))
+        if config and config.get("problem", {}).get("kind") != "play-or-not":
+            raise ValueError(f"{path} is not of a decision to play or not.")
+        data, arguments = _data(arguments, config.get("run", {}))
+        default = from_table(config["method"], [ExactPlayOrNot], "method") if config else ExactPlayOrNot()
+        method = parse(default, arguments, prog="optimality solve play-or-not", description="")
+        run, folder = run_decision(data, method, out=Path(out or "runs"), command=command)
     except ValueError as error:
         return complain(str(error))
     except SolverError as error:
         print(f"optimality: {error}", file=sys.stderr)
         return 3
     if as_json:
-        print(to_json(_summary(problem, solution), indent=2))
+        print(to_json({**run.summary(), "run": str(folder)}, indent=2))
     else:
-        _print(problem, solution)
+        _print(run, folder)
     return 0
 
 
-def _problem(arguments: list[str]) -> tuple[PlayOrNot, list[str]]:
+def _data(arguments: list[str], stored: dict[str, Any]) -> tuple[DecisionData, list[str]]:
     given: dict[str, str | None] = {}
     names = ("rate", "rewards", "times", "reward-shape", "reward-prior", "time-prior", "games", "chance", "deadline")
     for name in names:
         given[name], arguments = take_option(arguments, name)
-    if given["rate"] is None:
+    if given["rate"] is None and not stored:
         raise ValueError("play-or-not needs --rate K, what not playing earns per unit time.")
     horizons = [name for name in ("games", "chance", "deadline") if given[name] is not None]
     if len(horizons) > 1:
         raise ValueError(f"--{' and --'.join(horizons)} exclude each other: give one of them.")
-    shape, scale = _pair("reward-prior", given["reward-prior"])
-    rewards = GammaKnownShape(number("reward-shape", given["reward-shape"], 1.0), shape, scale)
-    times = GammaExponential(*_pair("time-prior", given["time-prior"]))
+    fields: dict[str, Any] = {**stored}
+    for name in ("reward_prior", "time_prior"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
+    fields["rate"] = number("rate", given["rate"], stored.get("rate"))
+    fields["rewards"], fields["times"] = list(stored.get("rewards", [])), list(stored.get("times", []))
     if given["rewards"] is not None:
-        rewards = rewards.update_batch(_read(given["rewards"], exclusive=True))
+        fields["rewards"] = _read(given["rewards"], exclusive=True)
     if given["times"] is not None:
-        times = times.update_batch(_read(given["times"], exclusive=False))
-    if given["chance"] is not None:
-        criterion: Any = Discounted(number("chance", given["chance"], None))
-    elif given["deadline"] is not None:
-        criterion = Deadline(number("deadline", given["deadline"], None))
-    else:
-        criterion = FiniteHorizon(whole("games", given["games"], 10, 1))
-    return PlayOrNot(rewards, times, number("rate", given["rate"], None), criterion), arguments
+        fields["times"] = _read(given["times"], exclusive=False)
+    if given["reward-shape"] is not None:
+        fields["reward_shape"] = number("reward-shape", given["reward-shape"], None)
+    for name in ("reward-prior", "time-prior"):
+        if given[name] is not None:
+            fields[name.replace("-", "_")] = _pair(name, given[name])
+    if horizons:
+        kind = horizons[0]
+        read = whole(kind, given[kind], None, 1) if kind == "games" else number(kind, given[kind], None)
+        fields["horizon"], fields["extent"] = kind, float(read)
+    return DecisionData(**fields), arguments
 
 
 def _pair(name: str, text: str | None) -> tuple[float, float]:
@@ -101,32 +114,13 @@ def _read(text: str, *, exclusive: bool) -> list[float]:
     return read_numbers(Path(text), above=0.0, exclusive=exclusive)
 
 
-def _summary(problem: PlayOrNot, solution: Solution) -> dict[str, Any]:
-    details = solution.details
-    return {
-        "rate": float(problem.rate),
-        "posterior": {
-            "reward_shape": float(problem.rewards.outcome_shape),
-            "rewards": [float(problem.rewards.shape), float(problem.rewards.rate)],
-            "times": [float(problem.times.shape), float(problem.times.rate)],
-        },
-        "play": bool(details.play),
-        "value": float(solution.value),
-        "break_even": float(details.break_even),
-        "bonus": float(details.bonus),
-        "commitment": float(details.commitment),
-        "perfect_information": float(details.criteria.perfect_information),
-        "criteria": [row._asdict() for row in details.criteria.rows()],
-    }
-
-
-def _print(problem: PlayOrNot, solution: Solution) -> None:
+def _print(run: DecisionRun, folder: Path | None) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console(no_color="NO_COLOR" in os.environ or None, highlight=False)
-    summary = _summary(problem, solution)
+    summary = run.summary()
     posterior = summary["posterior"]
     console.print(f"[bold]play or not[/bold] against {format_number(summary['rate'])} per unit time")
     for name, (shape, rate) in (("rewards", posterior["rewards"]), ("times", posterior["times"])):
@@ -147,3 +141,5 @@ def _print(problem: PlayOrNot, solution: Solution) -> None:
         f"break-even rate {format_number(summary['break_even'])}, {format_number(summary['bonus'])} times that of a "
         f"single game; playing on whatever happens is worth {format_number(summary['commitment'])}"
     )
+    if folder is not None:
+        console.print(f"report: {folder / 'report.html'}", soft_wrap=True)

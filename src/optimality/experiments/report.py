@@ -117,6 +117,16 @@ _EXPLANATIONS = {
         "Eigenvalues of A, and of A + B K with the first gain. A mode outside of the circle grows from step to step, "
         "one inside decays."
     ),
+    "What is believed": "Predictive densities of the next game under the belief; ticks: what was measured.",
+    "Rates": (
+        "What the game earns per unit time by each reading of it. Green beats the opportunity. Free to quit, a game is "
+        "worth starting at a higher rate of the opportunity than a single one: what it teaches counts."
+    ),
+    "When to go on": (
+        "The Bayes-optimal rule. By games: play on while all that was earned over all the time it took, the prior's "
+        "shares included, is in the green. With a deadline: while what was earned is above the line of the games "
+        "played."
+    ),
     "Rewards": (
         "What entering a state pays (or acting in it, where the reward looks at the state that is left). Left the "
         "problem's own, which was not used. Each has its own scale, for a reward is known only up to what changes no "
