@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate_help.txt": ["evaluate", "--help"],
     "demonstrate_help.txt": ["demonstrate", "--help"],
     "irl_help.txt": ["irl", "--help"],
+    "play_or_not_help.txt": ["solve", "play-or-not", "--help"],
     "resume_help.txt": ["resume", "--help"],
     "runs_help.txt": ["runs", "--help"],
     "report_help.txt": ["report", "--help"],
