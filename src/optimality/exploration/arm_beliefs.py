@@ -70,7 +70,7 @@ class BetaArms(AbstractArmBelief):
 
     def parameters(self, statistics: ArmStatistics) -> tuple[Any, Any]:
         earned, pulls = statistics.earned, statistics.pulls
-        dtype = statistics.mean.dtype
+        dtype = statistics.precision
         a, b = _along(self.a, pulls, dtype), _along(self.b, pulls, dtype)
         return a + earned.astype(dtype), b + (pulls - earned).astype(dtype)
 
@@ -119,41 +119,30 @@ class NormalArms(AbstractArmBelief):
     noise: _Parameter
 
     def parameters(self, statistics: ArmStatistics) -> tuple[Any, Any]:
-        dtype = statistics.mean.dtype
+        xp, dtype = statistics.space, statistics.precision
         location, precision = (_along(p, statistics.pulls, dtype) for p in (self.location, self.precision))
         data = statistics.pulls.astype(dtype) / _along(self.noise, statistics.pulls, dtype) ** 2
         total = precision + data
         known = total > 0.0
-        share = data / jnp.where(known, total, 1.0)
-        return location + share * (statistics.mean - location), jnp.sqrt(1.0 / jnp.where(known, total, 0.0))
+        safe = xp.where(known, total, 1.0)
+        scale = xp.where(known, 1.0 / xp.sqrt(safe), xp.inf)
+        return location + data / safe * (statistics.mean.astype(dtype) - location), scale
 
     def mean(self, statistics: ArmStatistics) -> Numbers:
         location, scale = self.parameters(statistics)
-        return jnp.where(jnp.isinf(scale), jnp.inf, location)
+        xp = statistics.space
+        return xp.where(xp.isinf(scale), xp.inf, location)
 
     def start_drawing(self, statistics: ArmStatistics, random: np.random.Generator) -> Callable[[], np.ndarray]:
-        parameters = self._parameters_on_host(statistics)
+        parameters = self.parameters
 
         def draw() -> np.ndarray:
-            location, scale = parameters()
+            location, scale = parameters(statistics)
             unknown = np.isinf(scale)
             drawn = location + np.where(unknown, 0.0, scale) * random.standard_normal(location.shape)
             return np.where(unknown, np.inf, drawn)
 
         return draw
-
-    def _parameters_on_host(self, statistics: ArmStatistics) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-        pulls, mean = statistics.pulls, statistics.earned
-        location, precision, noise = (_along_host(p, pulls) for p in (self.location, self.precision, self.noise))
-
-        def parameters() -> tuple[np.ndarray, np.ndarray]:
-            data = pulls / np.square(noise, dtype=np.float64)
-            total = precision + data
-            with np.errstate(divide="ignore", invalid="ignore"):
-                share = np.where(total > 0.0, data / total, 0.0)
-                return location + share * (mean - location), np.sqrt(1.0 / total)
-
-        return parameters
 
     def quantile(self, statistics: ArmStatistics, probability: float) -> np.ndarray:
         location, scale = (np.asarray(p, np.float64) for p in self.parameters(statistics))
@@ -176,23 +165,23 @@ class InverseGammaArms(AbstractArmBelief):
     rate: _Parameter
 
     def parameters(self, statistics: ArmStatistics) -> tuple[Any, Any]:
-        dtype = statistics.mean.dtype
+        dtype = statistics.precision
         pulls = statistics.pulls.astype(dtype)
         shape, rate = (_along(p, statistics.pulls, dtype) for p in (self.shape, self.rate))
-        return shape + pulls, rate + pulls * statistics.mean
+        return shape + pulls, rate + pulls * statistics.mean.astype(dtype)
 
     def mean(self, statistics: ArmStatistics) -> Numbers:
         shape, rate = self.parameters(statistics)
-        return jnp.where(shape > 1.0, rate / jnp.where(shape > 1.0, shape - 1.0, 1.0), jnp.inf)
+        xp, exists = statistics.space, shape > 1.0
+        return xp.where(exists, rate / xp.where(exists, shape - 1.0, 1.0), xp.inf)
 
     def start_drawing(self, statistics: ArmStatistics, random: np.random.Generator) -> Callable[[], np.ndarray]:
-        pulls, mean = statistics.pulls, statistics.earned
-        shape, rate = _along_host(self.shape, pulls), _along_host(self.rate, pulls)
+        parameters = self.parameters
 
         def draw() -> np.ndarray:
-            shapes = shape + pulls.astype(np.float64)
-            drawn = random.standard_gamma(np.where(shapes > 0.0, shapes, 1.0))
-            return np.where(shapes > 0.0, (rate + pulls * mean) / drawn, np.inf)
+            shape, rate = parameters(statistics)
+            known = shape > 0.0
+            return np.where(known, rate / random.standard_gamma(np.where(known, shape, 1.0)), np.inf)
 
         return draw
 
@@ -224,9 +213,7 @@ def arm_belief(prior: Prior | None, arms: AbstractArms) -> AbstractArmBelief:
     )
     for kind, family, name in families:
         if isinstance(arms, kind) and prior is not None and not isinstance(prior, family):
-            raise ValueError(
-                f"{kind.__name__} need a prior of class {name}, but {type(prior).__name__} was given."
-            )
+            raise ValueError(f"{kind.__name__} need a prior of class {name}, but {type(prior).__name__} was given.")
     if isinstance(prior, BetaBernoulli):
         return BetaArms(*_fit(arms, prior.successes, prior.failures))
     if isinstance(prior, NormalKnownVariance):
@@ -256,8 +243,8 @@ def _fit(arms: AbstractArms, *parameters: Any) -> tuple[Any, ...]:
     for value in parameters:
         if np.shape(value) not in ((), (arms.size,)):
             raise ValueError(
-                f"a prior has one number for all arms, or one for each of {arms.size}, but shape {np.shape(value)} "
-                f"was given."
+                f"a prior has one number for all arms, or one for each of {arms.size} arms, but shape "
+                f"{np.shape(value)} was given."
             )
     return tuple(value if is_traced(value) else np.asarray(value, np.float64) for value in parameters)
 
@@ -270,8 +257,8 @@ def distinct(first: Any, second: Any) -> tuple[tuple[np.ndarray, np.ndarray], np
 
 
 def _along(parameter: Any, pulls: Any, dtype: Any) -> Any:
-    """A parameter, one number or one an arm, against arrays `[arms, ...]`."""
-    value = jnp.asarray(parameter, dtype)
+    """A parameter, one number or one an arm, against arrays `[arms, ...]`, of NumPy where these are."""
+    value = np.asarray(parameter, dtype) if isinstance(pulls, np.ndarray) else jnp.asarray(parameter, dtype)
     return value if value.ndim == 0 else value.reshape(-1, *[1] * (pulls.ndim - 1))
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -33,15 +32,23 @@ class ArmStatistics(eqx.Module):
     def mean(self) -> Any:
         """Mean reward of each arm, 0 where there was none."""
         if jnp.issubdtype(self.earned.dtype, jnp.integer):
-            dtype = jnp.result_type(float)
-            return self.earned.astype(dtype) / self.count
+            return self.earned.astype(self.count.dtype) / self.count
         return self.earned
 
     @property
     def count(self) -> Any:
         """Pulls as real numbers, at least 1."""
-        dtype = self.earned.dtype if jnp.issubdtype(self.earned.dtype, jnp.floating) else jnp.result_type(float)
-        return jnp.maximum(self.pulls, 1).astype(dtype)
+        return self.space.maximum(self.pulls, 1).astype(self.precision)
+
+    @property
+    def space(self) -> Any:
+        """NumPy or `jax.numpy`, whichever the arrays are of."""
+        return np if isinstance(self.pulls, np.ndarray) else jnp
+
+    @property
+    def precision(self) -> Any:
+        """Of the numbers computed from them: of NumPy arrays float64."""
+        return np.float64 if self.space is np else jnp.result_type(float)
 
 
 class AbstractBanditPolicy(eqx.Module):
@@ -102,6 +109,7 @@ class AbstractHostPolicy(AbstractBanditPolicy):
 
 def choose(index: Any, ties: Ties) -> Any:
     """Chances of the arms by their index: all on the first of the largest, or evenly over the largest."""
+    index = jnp.asarray(index)
     largest = index == jnp.max(index, axis=0, keepdims=True)
     if ties == "random":
         share = largest.astype(index.dtype)

@@ -13,7 +13,7 @@ import equinox as eqx
 import numpy as np
 
 from optimality.core.numerics import Real, require_range
-from optimality.exploration.arm_beliefs import AbstractArmBelief, Prior, arm_belief, prepared, with_belief
+from optimality.exploration.arm_beliefs import AbstractArmBelief, Prior, arm_belief, prepared
 from optimality.exploration.bandit_policy import AbstractHostPolicy, ArmStatistics, Numbers, Ties, require_ties
 from optimality.problems.bandits import AbstractArms
 

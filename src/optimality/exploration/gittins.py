@@ -3,7 +3,7 @@
 The index of Beta(a, b) is the sure reward per round lambda at which going on with the arm, with the right to retire
 later, is worth as much as retiring at once:
 
-    V(a, b) = max(lambda / (1 - discount),  m (1 + discount V(a + 1, b)) + (1 - m) discount V(a, b + 1)),  m = a / (a + b)
+    V(a, b) = max(lambda / (1 - discount), m (1 + discount V(a + 1, b)) + (1 - m) discount V(a, b + 1)), m = a / (a + b)
 
 Pulling the arm of the largest index maximizes the expected discounted reward over an unlimited time (Gittins 1979). The
 recursion starts `truncation` pulls ahead, where one commits to the better of the arm's mean and lambda.
@@ -163,14 +163,13 @@ class Gittins(AbstractIndexPolicy):
     def index(self, statistics: ArmStatistics, time: Any) -> Numbers:
         if self.table is None:
             raise ValueError("Gittins needs its table: call prepare(arms, horizon) first, as simulate_bandit does.")
-        dtype = statistics.mean.dtype
+        dtype = jnp.result_type(float)
         size = self.table.shape[0] - 1
-        pulls = statistics.pulls.astype(dtype)
+        pulls, earned = (jnp.asarray(counts).astype(dtype) for counts in (statistics.pulls, statistics.earned))
         shrink = jnp.minimum(1.0, size / jnp.maximum(pulls, 1.0))
-        ones = jnp.round(statistics.earned.astype(dtype) * shrink).astype(jnp.int32)
+        ones = jnp.round(earned * shrink).astype(jnp.int32)
         zeros = jnp.round(pulls * shrink).astype(jnp.int32) - ones
-        total = self.successes + self.failures
-        near = (self.successes + ones) / (total + ones + zeros)
-        mean = (self.successes + statistics.earned) / (total + pulls)
-        bonus = jnp.asarray(self.table, dtype)[ones, zeros] - near.astype(dtype)
-        return mean.astype(dtype) + bonus * shrink
+        a, total = (jnp.asarray(p, dtype) for p in (self.successes, self.successes + self.failures))
+        near = (a + ones.astype(dtype)) / (total + (ones + zeros).astype(dtype))
+        bonus = jnp.asarray(self.table, dtype)[ones, zeros] - near
+        return (a + earned) / (total + pulls) + bonus * shrink

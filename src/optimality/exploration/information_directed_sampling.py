@@ -20,7 +20,8 @@ from optimality.exploration.arm_beliefs import BetaArms, Prior, arm_belief
 from optimality.exploration.bandit_policy import AbstractBanditPolicy, ArmStatistics, Numbers
 from optimality.problems.bandits import AbstractArms, BernoulliArms
 
-_LANES = 32
+_ROW = 32
+_LANES = 16
 """Runs at once: their grids fit the cache."""
 
 
@@ -47,12 +48,14 @@ class InformationDirectedSampling(AbstractBanditPolicy):
     """What `prepare` makes of the prior."""
 
     def __check_init__(self):
-        if self.grid < 16:
-            raise ValueError(f"grid of InformationDirectedSampling must be at least 16, but {self.grid} was given.")
+        if self.grid < _ROW or self.grid % _ROW:
+            raise ValueError(
+                f"grid of InformationDirectedSampling must be a multiple of {_ROW}, but {self.grid} was given."
+            )
 
     def check(self, arms: AbstractArms, horizon: int) -> None:
         if not isinstance(arms, BernoulliArms):
-            raise ValueError("information-directed sampling is implemented for rewards 0 and 1: it needs Bernoulli arms.")
+            raise ValueError("information-directed sampling is for rewards 0 and 1: it needs Bernoulli arms.")
         arm_belief(self.prior, arms)
 
     def prepare(self, arms: AbstractArms, horizon: int) -> "InformationDirectedSampling":
@@ -63,7 +66,7 @@ class InformationDirectedSampling(AbstractBanditPolicy):
     def probabilities(self, statistics: ArmStatistics, time: Any) -> Numbers:
         if self.belief is None:
             raise ValueError("InformationDirectedSampling needs its belief: call prepare(arms, horizon) first.")
-        a, b = self.belief.parameters(statistics)
+        a, b = (jnp.asarray(p) for p in self.belief.parameters(statistics))
         arms = a.shape[0]
         flat = jnp.stack([a.reshape(arms, -1), b.reshape(arms, -1)]).transpose(2, 0, 1)
 
@@ -121,8 +124,12 @@ def information_ratio(arms: ArmInformation, chances: Float[Array, " arms"]) -> F
 
 
 def _up_to(weight: Float[Array, "arms grid"]) -> Float[Array, "arms grid"]:
-    """Mass up to each midpoint: half of its own cell counts."""
-    return jnp.cumsum(weight, axis=1) - 0.5 * weight
+    """Mass up to each midpoint: half of its own cell counts. By rows of a triangle, which is faster than `cumsum`."""
+    rows = weight.reshape(weight.shape[0], -1, _ROW)
+    within = rows @ (jnp.triu(jnp.ones((_ROW, _ROW), weight.dtype)) - 0.5 * jnp.eye(_ROW, dtype=weight.dtype))
+    count = rows.shape[1]
+    before = jnp.sum(rows, axis=2) @ jnp.triu(jnp.ones((count, count), weight.dtype), 1)
+    return (within + before[:, :, None]).reshape(weight.shape)
 
 
 def _products_of_others(below: Float[Array, "arms grid"]) -> Float[Array, "arms grid"]:
@@ -136,7 +143,7 @@ def _products_of_others(below: Float[Array, "arms grid"]) -> Float[Array, "arms 
 
 
 def _bernoulli_divergence(p: Array, q: Array) -> Array:
-    """`KL(p || q)` without cancellation: `q phi(d / q) + (1 - q) phi(-d / (1 - q))`, `phi(u) = (1 + u) log(1 + u) - u`."""
+    """`q phi(d / q) + (1 - q) phi(-d / (1 - q))`, `phi(u) = (1 + u) log(1 + u) - u`: it does not cancel."""
     d = p - q
     return q * _phi(d / q) + (1.0 - q) * _phi(-d / (1.0 - q))
 

@@ -46,7 +46,7 @@ class KnowledgeGradient(AbstractIndexPolicy):
     def index(self, statistics: ArmStatistics, time: Any) -> Numbers:
         if self.belief is None or self.horizon is None:
             raise ValueError("KnowledgeGradient needs the horizon: call prepare(arms, horizon) first.")
-        a, b = self.belief.parameters(statistics)
+        a, b = (jnp.asarray(p) for p in self.belief.parameters(statistics))
         left = (self.horizon - 1 - jnp.asarray(time)).astype(a.dtype)
         return a / (a + b) + left * look_value(a, b)
 

@@ -52,7 +52,7 @@ class UCB1(AbstractIndexPolicy):
             )
 
     def index(self, statistics: ArmStatistics, time: Any) -> Numbers:
-        mean, count = statistics.mean, statistics.count
+        mean, count = jnp.asarray(statistics.mean), jnp.asarray(statistics.count)
         length = jnp.asarray(1.0 if self.scale is None else self.scale, mean.dtype)
         log_time = jnp.log(jnp.maximum(jnp.asarray(time), 1).astype(mean.dtype))
         return unseen_first(mean + jnp.sqrt(2.0 * length**2 * log_time / count), statistics.pulls)
