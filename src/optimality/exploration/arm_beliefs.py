@@ -80,7 +80,7 @@ class BetaArms(AbstractArmBelief):
 
     def start_drawing(self, statistics: ArmStatistics, random: np.random.Generator) -> Callable[[], np.ndarray]:
         """Odds, by two gamma variables."""
-        pulls, ones = statistics.pulls, statistics.earned
+        pulls, ones = np.asarray(statistics.pulls), np.asarray(statistics.earned)
         a, b = _along_host(self.a, pulls), _along_host(self.b, pulls)
         proper = min(np.min(a), np.min(b)) >= 1.0
         shapes = np.empty((2, *pulls.shape), np.float32)

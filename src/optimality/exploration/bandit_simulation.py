@@ -72,8 +72,10 @@ def simulate_bandit(
     for number, (name, policy) in enumerate(policies.items()):
         ready = policy.prepare(arms, horizon)
         with jax.enable_x64(False):
-            play = _play_on_host if isinstance(ready, AbstractHostPolicy) else _play_compiled
-            pulls = play(arms, ready, times, runs, seed, number)
+            if isinstance(ready, AbstractHostPolicy):
+                pulls = _play_on_host(arms, ready, times, runs, seed, number)
+            else:
+                pulls = _play_compiled(arms, ready, times, runs, seed, number)
         traces[name] = BanditTrace(times, pulls, arms)
     return traces
 

@@ -67,12 +67,12 @@ class BeliefPolicy(eqx.Module):
     """Value of each arm after 0, 1, ... pulls; the axes of states are the pulls of all arms but the last, then the
     successes of every arm."""
 
-    def index(self, statistics: ArmStatistics, time: int) -> Numbers:
+    def index(self, statistics: ArmStatistics, time: Any) -> Numbers:
         """The value of pulling each arm and going on optimally."""
         gains = jnp.asarray(self.gains)[time]
         return gains[(slice(None), *statistics.pulls[:-1], *statistics.earned)]
 
-    def probabilities(self, statistics: ArmStatistics, time: int) -> Numbers:
+    def probabilities(self, statistics: ArmStatistics, time: Any) -> Numbers:
         """All on the best arm, on the first of equally good ones."""
         index = self.index(statistics, time)
         best = jnp.max(index, axis=0, keepdims=True)

@@ -169,7 +169,8 @@ class Gittins(AbstractIndexPolicy):
         shrink = jnp.minimum(1.0, size / jnp.maximum(pulls, 1.0))
         ones = jnp.round(earned * shrink).astype(jnp.int32)
         zeros = jnp.round(pulls * shrink).astype(jnp.int32) - ones
-        a, total = (jnp.asarray(p, dtype) for p in (self.successes, self.successes + self.failures))
+        a = jnp.asarray(self.successes, dtype)
+        total = a + jnp.asarray(self.failures, dtype)
         near = (a + ones.astype(dtype)) / (total + (ones + zeros).astype(dtype))
         bonus = jnp.asarray(self.table, dtype)[ones, zeros] - near
         return (a + earned) / (total + pulls) + bonus * shrink

@@ -10,6 +10,7 @@ from dataclasses import KW_ONLY
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 
 from optimality.core.numerics import Real, require_range
 from optimality.exploration.arm_beliefs import AbstractArmBelief, Prior, arm_belief, prepared, with_belief
@@ -74,4 +75,5 @@ class EpsilonGreedy(AbstractBanditPolicy):
 
     def probabilities(self, statistics: ArmStatistics, time: Any) -> Numbers:
         best = choose(prepared(self.belief).mean(statistics), self.ties)
-        return (1.0 - self.epsilon) * best + self.epsilon / best.shape[0]
+        epsilon = jnp.asarray(self.epsilon, best.dtype)
+        return (1.0 - epsilon) * best + epsilon / best.shape[0]

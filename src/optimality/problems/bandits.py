@@ -139,13 +139,12 @@ class ExponentialArms(AbstractArms):
 
 def regret(arms: AbstractArms, pulls: Int[np.ndarray, "..."]) -> np.ndarray:
     """`sum_a (mu* - mu_a) N_a` in float64, of pulls `[arms]` or `[..., arms, runs]`."""
-    gaps = arms.gaps
-    pulls = np.asarray(pulls)
-    if gaps.ndim == 1 and pulls.ndim >= 2:
-        gaps = np.broadcast_to(gaps[:, None], pulls.shape[-2:])
+    gaps, pulls = arms.gaps, np.asarray(pulls)
     axis = -1 if pulls.ndim == 1 else -2
     if pulls.shape[axis] != arms.size:
-        raise ValueError(f"pulls has {pulls.shape[axis]} arms along axis {axis}, but the problem has {arms.size}.")
+        raise ValueError(f"pulls has {pulls.shape[axis]} arms along axis {axis}, but the problem has {arms.size} arms.")
+    if gaps.ndim == 1 and pulls.ndim >= 2:
+        gaps = gaps[:, None]
     return np.sum(pulls * gaps, axis=axis)
 
 
