@@ -117,6 +117,20 @@ _EXPLANATIONS = {
         "Eigenvalues of A, and of A + B K with the first gain. A mode outside of the circle grows from step to step, "
         "one inside decays."
     ),
+    "Regret": (
+        "What was lost against always pulling the best arm, recomputed from the numbers of pulls: mean over runs with "
+        "its 95 % interval, against pulls on a logarithmic scale. Dashed: the slope below which no policy stays in the "
+        "long run that is good on all such problems; a straight line here is logarithmic regret, a bent one more."
+    ),
+    "Pulls of each arm": "Which share of the pulls so far went to each arm, mean over runs.",
+    "Regret at the end": (
+        "Of every run: box from the lower to the upper quarter, line at the median, triangle at the mean, whiskers "
+        "from 5 to 95 %. A heavy right tail is a policy that sometimes locks on to a worse arm."
+    ),
+    "Exact Bayes regret": (
+        "Expected regret where the arms' chances are drawn from uniform laws, by counting out all states of knowledge: "
+        "no simulation and no noise."
+    ),
     "Convergence": "Largest change of any value in a sweep.",
     "The backward pass": "A finite horizon needs one sweep: the value for each number of steps to go.",
 }
