@@ -231,6 +231,15 @@ def test_knowledge_gradient_in_rationals(implementation, x64):
         np.testing.assert_allclose(ours, worth_of_a_look(a, b), 1e-5, 1e-12 if x64 else 1e-7)
 
 
+def test_knowledge_gradient_ties():
+    """Arms of which the same is known have the same index, to the bit: the first is pulled."""
+    policy = KnowledgeGradient().prepare(BernoulliArms([0.2, 0.5, 0.7]), 1000)
+    for pulls, ones in (([0, 0, 0], [0, 0, 0]), ([3, 3, 3], [2, 2, 2]), ([4, 9, 9], [0, 5, 5])):
+        index = np.asarray(policy.index(seen(pulls, ones), sum(pulls)))
+        assert index[1] == index[2]
+    np.testing.assert_array_equal(policy.probabilities(seen([0, 0, 0], [0, 0, 0]), 0), [1.0, 0.0, 0.0])
+
+
 def test_knowledge_gradient_is_greedy_at_the_last_pull():
     statistics = seen([3, 4], [1, 3])
     policy = KnowledgeGradient().prepare(TWO, 8)

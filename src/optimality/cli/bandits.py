@@ -141,7 +141,7 @@ def _summary(problem: BernoulliBandit, solution: Any) -> dict[str, Any]:
 
     pulls = np.zeros(problem.arms, np.int32)
     pulls[0] = 1
-    after = [None, None]
+    after: list[int | None] = [None, None]
     if np.shape(solution.policy.gains)[0] > 1:
         for outcome in (0, 1):
             gains = solution.policy.probabilities(ArmStatistics(pulls, pulls * outcome), 1)

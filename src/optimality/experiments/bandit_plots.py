@@ -46,7 +46,7 @@ def plot_pulls(traces: Mapping[str, BanditTrace]) -> Figure:
             axes.stackplot(trace.times, shares.T, colors=colors, labels=labels)
             axes.set(xscale="log", xlabel="pulls", title=name, ylim=(0, 1))
         panels[0].set_ylabel("share of pulls")
-        if shares.shape[1] <= 6:
+        if next(iter(traces.values())).arms.size <= 6:
             panels[-1].legend(loc="upper left", frameon=True, fontsize=7)
     return figure
 

@@ -60,4 +60,4 @@ def look_value(a: Numbers, b: Numbers) -> Numbers:
     second = jnp.max(jnp.where(first, -jnp.inf, mean), axis=0, keepdims=True)
     better = mean * jnp.maximum((a + 1.0) / (total + 1.0) - best, 0.0)
     worse = (1.0 - mean) * jnp.maximum(second - a / (total + 1.0), 0.0)
-    return jnp.where(first, worse, better)
+    return jnp.where(first & (second < best), worse, better)  # of equally good arms the two agree, up to rounding
