@@ -23,6 +23,7 @@ from optimality.experiments import plots
 from optimality.experiments.report import to_svg
 from optimality.experiments.temperature_sweep import TemperatureSweep, temperature_sweep, temperatures_for
 from optimality.experiments.training_report import GLOSSARY
+from optimality.inverse.judging import IGNORES
 from optimality.policies.weighted_fit import weighted_linear_gaussian
 
 SHOWN = (1.0, 0.1, 0.01, 0.003, 0.001)
@@ -36,6 +37,8 @@ COMMANDS = {
     "train_help.txt": ["train", "--help"],
     "ppo_help.txt": ["train", "CartPole-v1", "ppo", "--help"],
     "evaluate_help.txt": ["evaluate", "--help"],
+    "demonstrate_help.txt": ["demonstrate", "--help"],
+    "irl_help.txt": ["irl", "--help"],
     "resume_help.txt": ["resume", "--help"],
     "runs_help.txt": ["runs", "--help"],
     "report_help.txt": ["report", "--help"],
@@ -121,6 +124,8 @@ def pictures_and_tables() -> dict[str, str]:
         "policy_gradient_speeds.md": policy_gradient_speeds(),
         "policy_search_peers.md": policy_search_peers(),
         "sample_efficiency.md": sample_efficiency(),
+        "what_judges_ignore.md": what_judges_ignore(),
+        "inverse_speeds.md": inverse_speeds(),
     }
 
 
@@ -314,7 +319,10 @@ def criteria() -> str:
     names = [entry.attribute for entry in registry.CRITERIA]
     rows = ["| method | " + " | ".join(f"`{name}`" for name in names) + " |", "| --- |" + " :---: |" * len(names)]
     for entry in (*registry.METHODS, *registry.EVALUATION):
-        accepts = {kind.__name__ for kind in getattr(importlib.import_module(entry.module), entry.attribute).accepts}
+        method = getattr(importlib.import_module(entry.module), entry.attribute)
+        if not hasattr(method, "accepts"):
+            continue
+        accepts = {kind.__name__ for kind in method.accepts}
         rows.append(f"| `{entry.attribute}` | " + " | ".join("yes" if n in accepts else "" for n in names) + " |")
     return "\n".join(rows) + "\n"
 
@@ -381,13 +389,13 @@ def policy_gradient_speeds() -> str:
     """The newest figures of benchmarks/policy_gradients.py: one estimate beside its floor, and TRPO beside a peer."""
     lines = (Path(__file__).parents[1] / "benchmarks" / "results" / "policy_gradients.jsonl").read_text().splitlines()
     newest = {(row["kind"], row["case"]): row for row in map(json.loads, lines)}
-    table = ["| one gradient from | ours, ms of CPU | floor | ratio | memory, MB |", "| --- | --- | --- | --- | --- |"]
+    table = ["| one gradient from | ours, ms of CPU | floor | ratio | with its noise | memory, MB |"]
+    table.append("| --- | --- | --- | --- | --- | --- |")
     for (kind, case), row in newest.items():
         if kind == "estimate":
             memory = f"{digits(row['ours_mb'])}, {digits(row['floor_mb'])}"
-            table.append(
-                f"| {case} | {digits(row['ours_ms'])} | {digits(row['floor_ms'])} | {row['ratio']:.2f} | {memory} |"
-            )
+            times = f"{digits(row['ours_ms'])} | {digits(row['floor_ms'])}"
+            table.append(f"| {case} | {times} | {row['ratio']:.2f} | {row['ratio_with_noise']:.2f} | {memory} |")
     table += ["", "| TRPO | seeds that reach it | median steps | median seconds |", "| --- | --- | --- | --- |"]
     for (kind, case), row in newest.items():
         if kind == "learning":
@@ -401,6 +409,36 @@ def policy_gradient_speeds() -> str:
 def digits(number: float) -> str:
     """Three of them, without an exponent."""
     return f"{number:,.0f}" if number >= 100.0 else f"{number:.3g}"
+
+
+def what_judges_ignore() -> str:
+    """Measures of a recovered reward, and what each does not see."""
+    rows = [f"| `{name}` | {blind} |" for name, blind in IGNORES.items()]
+    return "\n".join(["| measure | what it does not see |", "| --- | --- |", *rows]) + "\n"
+
+
+def inverse_speeds() -> str:
+    """The newest figures of benchmarks/inverse_exact.py."""
+    lines = (Path(__file__).parents[1] / "benchmarks" / "results" / "inverse_exact.jsonl").read_text().splitlines()
+    newest = {row["case"]: row for row in map(json.loads, lines)}
+    table = ["| one gradient, ms of CPU | ours | SciPy CSR | memory floor | imitation 1.0.1 | compile, s |"]
+    table.append("| --- | --- | --- | --- | --- | --- |")
+    for case, row in newest.items():
+        if row["kind"] == "gradient":
+            floor = digits(row["floor_ms"]) if "floor_ms" in row else "—"
+            peer = (
+                f"{digits(row['imitation_ms'])} ({row['imitation_ratio']:.0f} times)" if "imitation_ms" in row else "—"
+            )
+            scipy = f"{digits(row['scipy_ms'])} ({row['scipy_ratio']:.1f} times)"
+            table.append(f"| {case} | {digits(row['ours_ms'])} | {scipy} | {floor} | {peer} | {row['compile_s']:.1f} |")
+    table += ["", "| whole fit | seconds of CPU | first call | evaluations | correlation | memory, MB |"]
+    table.append("| --- | --- | --- | --- | --- | --- |")
+    for case, row in newest.items():
+        if row["kind"] == "fit":
+            numbers = f"{row['cpu_s']} | {row['first_call_s']} | {row['evaluations']} | {row['correlation']}"
+            table.append(f"| {case} | {numbers} | {row['peak_mb']:,} |")
+    last = next(reversed(newest.values()))
+    return "\n".join(table) + f"\n\nCommit {last['commit']}; {last['machine']}; one thread.\n"
 
 
 def information_projection_speeds() -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from optimality.environments.wrappers import TimeLimit as TimeLimit
     from optimality.experiments.evaluation import evaluate as evaluate
     from optimality.experiments.saved_policy import load_policy as load_policy
+    from optimality.experiments.saved_reward import load_reward as load_reward
+    from optimality.experiments.saved_reward import save_reward as save_reward
     from optimality.experiments.seeds import train_seeds as train_seeds
     from optimality.experiments.training_plan import plan_training as plan_training
     from optimality.experiments.training_run import Progress as Progress
@@ -57,6 +59,16 @@ if TYPE_CHECKING:
     from optimality.exploration.play_or_not import PlayOrNot as PlayOrNot
     from optimality.exploration.thompson import Thompson as Thompson
     from optimality.exploration.ucb1 import UCB1 as UCB1
+    from optimality.inverse.apprenticeship import ApprenticeshipLearning as ApprenticeshipLearning
+    from optimality.inverse.demonstrated import DemonstratedVisits as DemonstratedVisits
+    from optimality.inverse.infer_reward import RewardSolution as RewardSolution
+    from optimality.inverse.infer_reward import infer_reward as infer_reward
+    from optimality.inverse.judging import judge as judge
+    from optimality.inverse.largest_margin import largest_margin as largest_margin
+    from optimality.inverse.maxent_irl import MaxEntIRL as MaxEntIRL
+    from optimality.inverse.maximum_margin_planning import MaximumMarginPlanning as MaximumMarginPlanning
+    from optimality.inverse.reward_distances import dard_distance as dard_distance
+    from optimality.inverse.reward_distances import epic_distance as epic_distance
     from optimality.learning.maxent_policy_gradient import MaxEntPolicyGradient as MaxEntPolicyGradient
     from optimality.learning.ppo import PPO as PPO
     from optimality.learning.reinforce import Reinforce as Reinforce
@@ -81,6 +93,7 @@ if TYPE_CHECKING:
     from optimality.planning.kl_constrained_lqr import KLConstrainedLQR as KLConstrainedLQR
     from optimality.planning.kl_constrained_lqr import NearPolicy as NearPolicy
     from optimality.planning.linear_quadratic_inference import LinearQuadraticInference as LinearQuadraticInference
+    from optimality.planning.log_partition import log_partition as log_partition
     from optimality.planning.lqg import LQG as LQG
     from optimality.planning.lqg import lqg_cost as lqg_cost
     from optimality.planning.lqr import LQR as LQR
@@ -129,7 +142,19 @@ if TYPE_CHECKING:
     from optimality.problems.partially_observed import LinearObservation as LinearObservation
     from optimality.problems.partially_observed import PartiallyObserved as PartiallyObserved
     from optimality.problems.partially_observed import TabularObservation as TabularObservation
+    from optimality.problems.reward_worlds import macrocell_features as macrocell_features
+    from optimality.problems.reward_worlds import macrocell_gridworld as macrocell_gridworld
+    from optimality.problems.reward_worlds import objectworld as objectworld
+    from optimality.problems.reward_worlds import objectworld_features as objectworld_features
     from optimality.problems.tabular import TabularMDP as TabularMDP
+    from optimality.rewards.linear import LinearReward as LinearReward
+    from optimality.rewards.network import NetworkReward as NetworkReward
+    from optimality.rewards.normalized import NormalizedReward as NormalizedReward
+    from optimality.rewards.on_tables import with_reward as with_reward
+    from optimality.rewards.shaping import PotentialShaping as PotentialShaping
+    from optimality.rewards.table import TableReward as TableReward
+    from optimality.sampling.demonstrations import Demonstrations as Demonstrations
+    from optimality.sampling.mixture_policy import MixturePolicy as MixturePolicy
 
 __all__ = [*EXPORTS, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

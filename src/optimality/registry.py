@@ -121,6 +121,27 @@ LEARNERS = (
 
 DEFAULT_LEARNER = "ppo"
 
+INVERSE = (
+    Entry(
+        "maxent",
+        "optimality.inverse.maxent_irl:MaxEntIRL",
+        "maximum-entropy inverse RL: the reward whose soft-optimal policy explains the demonstrations (default)",
+    ),
+    Entry(
+        "apprenticeship",
+        "optimality.inverse.apprenticeship:ApprenticeshipLearning",
+        "policies whose mixture has the expert's feature expectations, by max margin or projection",
+    ),
+    Entry(
+        "maximum-margin-planning",
+        "optimality.inverse.maximum_margin_planning:MaximumMarginPlanning",
+        "the smallest reward under which the expert leads other policies by how much they differ",
+    ),
+)
+"""Methods of `optimality irl`: classes, or presets that make one."""
+
+DEFAULT_INVERSE = "maxent"
+
 SAVED = {
     "tabular-policy": "optimality.policies.tabular:TabularPolicy",
     "affine-gaussian": "optimality.policies.affine_gaussian:AffineGaussian",
@@ -142,8 +163,14 @@ SAVED = {
     "dueling": f"{_LEARNING}.maxent_policy_gradient:Dueling",
     "table": f"{_LEARNING}.action_values:Table",
     "perceptron": "optimality.networks.mlp:Perceptron",
+    "of-index": "optimality.networks.unit_vectors:OfIndex",
     "gru-cell": "optimality.networks.gru:GRUCell",
     "running-normalizer": "optimality.sampling.normalizers:RunningNormalizer",
+    "linear-reward": "optimality.rewards.linear:LinearReward",
+    "table-reward": "optimality.rewards.table:TableReward",
+    "network-reward": "optimality.rewards.network:NetworkReward",
+    "potential-shaping": "optimality.rewards.shaping:PotentialShaping",
+    "normalized-reward": "optimality.rewards.normalized:NormalizedReward",
 }
 """Modules that a saved policy may be made of: how a file names them, and where they are."""
 
@@ -210,6 +237,7 @@ DEFAULT_METHODS = {
 """Class of problem to the method that `solve` takes when none is given."""
 
 _SYSTEMS = "optimality.problems.linear_systems"
+_WORLDS = "optimality.problems.reward_worlds"
 
 PROBLEMS = (
     Entry("gridworld", "optimality.problems.gridworld:gridworld", "a text map with walls, goals and holes"),
@@ -219,6 +247,8 @@ PROBLEMS = (
     Entry("two-state", "optimality.problems.generators:two_state", "the smallest choice between now and later"),
     Entry("single-chain", "optimality.problems.generators:single_chain", "a corridor without noise, paid at its end"),
     Entry("double-chain", "optimality.problems.generators:double_chain", "two corridors, one paid better at its end"),
+    Entry("objectworld", f"{_WORLDS}:objectworld", "a grid with colored things that hide its reward"),
+    Entry("macrocell-gridworld", f"{_WORLDS}:macrocell_gridworld", "a grid whose reward is one number a region"),
     Entry("random", "optimality.problems.generators:random_mdp", "random transitions and rewards"),
     Entry("cart-pole", f"{_SYSTEMS}:cart_pole", "linear-quadratic: keep a pole upright on a cart"),
     Entry("double-integrator", f"{_SYSTEMS}:double_integrator", "linear-quadratic: push a mass to rest"),
@@ -243,6 +273,10 @@ ENVIRONMENTS = (
         "the same with continuous actions",
     ),
     Entry("Acrobot-v1", "optimality.environments.acrobot:Acrobot", "swing up two links by the joint between them"),
+    Entry("FrozenLake-v1", "optimality.problems.toy_text:frozen_lake", "Gymnasium's slippery ice with holes"),
+    Entry("FrozenLake8x8-v1", "optimality.problems.toy_text:frozen_lake_8x8", "the same, larger"),
+    Entry("CliffWalking-v1", "optimality.problems.toy_text:cliff_walking", "Gymnasium's walk along a cliff"),
+    Entry("Taxi-v4", "optimality.problems.toy_text:taxi", "Gymnasium's taxi and its passenger"),
     Entry("GridWorld-v0", "optimality.problems.gridworld:gridworld", "a text map with walls, goals and holes"),
     Entry("Chain-v0", "optimality.problems.generators:chain", "a corridor with a small and a large reward"),
     Entry("RiverSwim-v0", "optimality.problems.generators:river_swim", "swim up a river against the current"),
@@ -269,7 +303,31 @@ def find(entries: tuple[Entry, ...], name: str) -> Entry | None:
 
 
 EXPORTS = {
+    "ApprenticeshipLearning": "optimality.inverse.apprenticeship",
+    "MaximumMarginPlanning": "optimality.inverse.maximum_margin_planning",
+    "MixturePolicy": "optimality.sampling.mixture_policy",
+    "judge": "optimality.inverse.judging",
+    "epic_distance": "optimality.inverse.reward_distances",
+    "dard_distance": "optimality.inverse.reward_distances",
+    "largest_margin": "optimality.inverse.largest_margin",
+    "objectworld": "optimality.problems.reward_worlds",
+    "objectworld_features": "optimality.problems.reward_worlds",
+    "macrocell_gridworld": "optimality.problems.reward_worlds",
+    "macrocell_features": "optimality.problems.reward_worlds",
+    "infer_reward": "optimality.inverse.infer_reward",
+    "RewardSolution": "optimality.inverse.infer_reward",
+    "LinearReward": "optimality.rewards.linear",
+    "DemonstratedVisits": "optimality.inverse.demonstrated",
     "train_seeds": "optimality.experiments.seeds",
+    "MaxEntIRL": "optimality.inverse.maxent_irl",
+    "NetworkReward": "optimality.rewards.network",
+    "NormalizedReward": "optimality.rewards.normalized",
+    "PotentialShaping": "optimality.rewards.shaping",
+    "TableReward": "optimality.rewards.table",
+    "load_reward": "optimality.experiments.saved_reward",
+    "log_partition": "optimality.planning.log_partition",
+    "save_reward": "optimality.experiments.saved_reward",
+    "with_reward": "optimality.rewards.on_tables",
     "plan_training": "optimality.experiments.training_plan",
     "TimeLimit": "optimality.environments.wrappers",
     "Progress": "optimality.experiments.training_run",
@@ -301,6 +359,7 @@ EXPORTS = {
     "Reinforce": "optimality.learning.reinforce",
     "Run": "optimality.experiments.training_run",
     "TrainingFailed": "optimality.experiments.training_run",
+    "Demonstrations": "optimality.sampling.demonstrations",
     "evaluate": "optimality.experiments.evaluation",
     "make": "optimality.environments.catalog",
     "resume": "optimality.experiments.training_run",

@@ -260,7 +260,7 @@ def test_environments_as_objects(source, tmp_path):
         ({"steps": 0}, "steps must be a whole number, at least 1"),
         ({"evaluations": 0}, "evaluations must be a whole number"),
         ({"seconds": 0.0}, "seconds must be above 0"),
-        ({"environment": "DeepSea-v0"}, "indices of a finite set"),
+        ({"environment": "DeepSea-v0", "method": "reps"}, "indices of a finite set"),
         ({"method": ox.PPO(rollout_steps=7, environments=3)}, "which 4 minibatches do not divide"),
     ],
 )

@@ -85,12 +85,12 @@ def test_density_of_a_gaussian_actor_integrates_to_one():
     assert float(jnp.sum(density) * (18.0 / 4000)) == pytest.approx(1.0, abs=1e-4)
 
 
-def test_indivisible_minibatches_and_index_observations_are_refused():
+def test_indivisible_minibatches_and_normalized_indices_are_refused():
     runner = CompiledRunner(make("CartPole-v1"), 3)
     with pytest.raises(ValueError, match="has 21 transitions, which 4 minibatches do not divide"):
         PPO(rollout_steps=7).init(runner.spec, jax.random.key(0))
-    with pytest.raises(ValueError, match="indices of a finite set"):
-        PPO().init(CompiledRunner(make("DeepSea-v0"), 4).spec, jax.random.key(0))
+    with pytest.raises(ValueError, match="observations are indices of 100 states"):
+        PPO(normalize_observations=True).init(CompiledRunner(make("DeepSea-v0"), 4).spec, jax.random.key(0))
 
 
 def test_cartpole_is_learned():

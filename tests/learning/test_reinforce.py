@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from clauses import against
 from compilations import counted_compilations
@@ -13,6 +14,7 @@ from optimality.environments.probes import ActionObservationReward, EndlessRewar
 from optimality.environments.wrappers import TimeLimit
 from optimality.learning.reinforce import Reinforce
 from optimality.networks.mlp import MLP
+from optimality.sampling.collection import collect
 from optimality.sampling.compiled_runner import CompiledRunner
 from optimality.sampling.loop import begin, episode_returns, play, run_chunk, strong
 from optimality.sampling.transitions import Rollout
@@ -150,3 +152,35 @@ def test_cartpole_is_learned():
         played = play(learner.policy(state, explore=False), CompiledRunner(make("CartPole-v1"), 20), jax.random.key(7))
         scores.append(episode_returns(played).mean())
     assert np.mean(scores) > 400
+
+
+def test_the_noise_is_that_of_the_parts_and_their_sum_the_gradient():
+    """Twelve episodes make six parts of two. Without a baseline the parts know nothing of one another."""
+    learner = Reinforce(network=MLP(hidden=(4,)), baseline="none", episodes=1)
+    runner = CompiledRunner(make("CartPole-v1", time_limit=20), 12)
+    state, runner = begin(strong(learner), runner, jax.random.key(0), None)
+    policy = learner.policy(state, explore=True)
+    rollout = collect(learner.collection, policy, runner, jax.random.key(1))[1]
+    rewards = jnp.where(rollout.transitions.valid, rollout.transitions.reward, 0.0)
+    found, noise, _ = learner.gradient(state.parameters, state.normalizer, rollout, rewards)
+
+    def flat_gradient(rollout, rewards):
+        whole = jax.grad(lambda p: learner.loss(p, state.normalizer, rollout, rewards)[0])(state.parameters)
+        return np.asarray(ravel_pytree(whole.actor)[0], np.float64)
+
+    np.testing.assert_allclose(ravel_pytree(found.actor)[0], flat_gradient(rollout, rewards), rtol=1e-4, atol=1e-4)
+    parts = [
+        flat_gradient(jax.tree.map(lambda x, i=i: x[:, 2 * i : 2 * i + 2], rollout), rewards[:, 2 * i : 2 * i + 2])
+        for i in range(6)
+    ]
+    standard_error = np.sqrt(np.sum(np.var(parts, axis=0, ddof=1)) / 6)
+    assert float(noise) == pytest.approx(standard_error, rel=1e-4)
+    assert float(noise) != pytest.approx(np.sqrt(np.sum(np.var(parts, axis=0)) / 6), rel=1e-2)
+
+
+def test_observations_are_not_cut_where_they_are_not_normalized():
+    """A normalizer that has seen nothing would cut them to 10."""
+    learner = Reinforce(network=MLP(hidden=(4,)))
+    runner = CompiledRunner(make("Pendulum-v1"), 2)
+    state = learner.init(runner.spec, jax.random.key(0))
+    assert learner.policy(state, explore=True).normalizer is None

@@ -5,7 +5,7 @@ import sys
 
 from optimality import registry
 
-COMMANDS = ("solve", "train", "evaluate", "resume", "runs", "report", "list", "doctor")
+COMMANDS = ("solve", "train", "irl", "evaluate", "demonstrate", "resume", "runs", "report", "list", "doctor")
 
 HELP = """usage: optimality COMMAND ...
 
@@ -14,7 +14,9 @@ Reinforcement learning as probabilistic inference.
 commands:
   solve PROBLEM [METHOD] [options]      plan in a known model, check it in the real environment, write a report
   train ENVIRONMENT [METHOD] [options]  learn where a model is only sampled
+  irl PROBLEM [METHOD] [options]        recover the reward that an expert's demonstrations pursue
   evaluate RUN                          play episodes by a run's policy, and look at one
+  demonstrate [ENVIRONMENT] --policy RUN  record episodes of a run's policy, for imitation and inverse methods
   resume RUN                            go on with a run that was stopped or killed
   runs [FOLDER]                         what lies in the run folders
   report RUN...                         write a run's page anew, or compare several
@@ -95,6 +97,28 @@ exit codes: 0 done; 2 bad input; 3 learning or the environment failed; 130 inter
             finished and saved, `optimality resume RUN` goes on
 """
 
+IRL_HELP = """usage: optimality irl PROBLEM [METHOD] --demonstrations FOLDER [options]
+
+PROBLEM is a table: a Gymnasium id that has one (FrozenLake-v1, CliffWalking-v1, Taxi-v4) or one of ours; its own reward
+is not used, but what was recovered is judged by it.
+
+METHOD:
+{methods}
+
+options:
+  --demonstrations FOLDER  what the expert did: a folder or NPZ file made by `optimality demonstrate` or in Python
+  --reward SCOPE           what the reward may depend on: next-state (the state entered, default) | state | state-action
+  --features FILE          a reward linear in features of states [S, k] or pairs [S, A, k], NPY or CSV
+  --problem.NAME VALUE     an option of the problem
+  --horizon N, --discount G, --criterion NAME ...   as for `optimality solve`
+  --out FOLDER             where run folders go (runs/)
+  --config FILE            repeat a run from its config.toml (or its folder); other options override it
+  --json                   the summary as JSON on standard output, and nothing else there
+  and the method's own hyper-parameters: optimality irl FrozenLake-v1 maxent --help
+
+exit codes: 0 done; 2 bad input; 3 the method did not succeed; 130 interrupted
+"""
+
 OTHER_HELP = {
     "evaluate": """usage: optimality evaluate RUN [ENVIRONMENT] [options]
 
@@ -108,6 +132,26 @@ options:
   --environment.NAME VALUE an option of the environment
   --render [FILE.gif]      one episode as an animation, by default in the run's evaluation/; `--render human`: a window
   --json                   the numbers as JSON
+""",
+    "demonstrate": """usage: optimality demonstrate [ENVIRONMENT] --policy RUN [options]
+
+Records whole episodes of a run's policy, which draws its actions: demonstrations for imitation and inverse methods.
+RUN is a folder of `optimality solve` (episodes are drawn exactly from the table) or of `optimality train`.
+ENVIRONMENT is by default the run's own. A soft-optimal expert: solve with soft-value-iteration --temperature 1 first.
+
+options:
+  --policy RUN             whose policy
+  --which last|best        which policy of a training run (last)
+  --episodes N             how many (50)
+  --steps N                cut episodes off after N steps; by default the horizon or time limit
+  --seed N                 everything random follows from it (0)
+  --environment-backend B  jax | gymnasium, for a training run; by default what the run used
+  --environment.NAME VALUE an option of the environment
+  --out FOLDER             gets demonstrations.npz and demonstrations.json (demos/)
+  --force                  replace what is there
+  --json                   the summary as JSON
+
+exit codes: 0 done; 2 bad input; 3 the environment failed; 130 interrupted: nothing was written
 """,
     "resume": """usage: optimality resume RUN [--steps N] [--json]
 
@@ -158,6 +202,9 @@ def main(arguments: list[str] | None = None) -> int:
     if command == "train" and (not rest or rest in (["-h"], ["--help"])):
         print(TRAIN_HELP.format(methods=_columns(registry.LEARNERS)), end="")
         return 0 if rest else 2
+    if command == "irl" and (not rest or rest in (["-h"], ["--help"])):
+        print(IRL_HELP.format(methods=_columns(registry.INVERSE)), end="")
+        return 0 if rest else 2
     if command in OTHER_HELP and rest in (["-h"], ["--help"]):
         print(OTHER_HELP[command], end="")
         return 0
@@ -180,10 +227,18 @@ def _run(command: str, rest: list[str]) -> int:
         from optimality.cli.train import resume_command, train_command
 
         return train_command(rest) if command == "train" else resume_command(rest)
+    if command == "irl":
+        from optimality.cli.irl import irl_command
+
+        return irl_command(rest)
     if command == "evaluate":
         from optimality.cli.evaluate import evaluate_command
 
         return evaluate_command(rest)
+    if command == "demonstrate":
+        from optimality.cli.demonstrate import demonstrate_command
+
+        return demonstrate_command(rest)
     if command in ("runs", "report"):
         from optimality.cli.runs import report_command, runs_command
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from optimality import registry
 from optimality.cli.main import complain
-from optimality.cli.options import literals, number, parse, take_flag, take_group, take_option, whole
+from optimality.cli.options import parse, take_flag, take_option, whole
+from optimality.cli.problem_arguments import take_problem
 from optimality.core.result import SolverError
 from optimality.experiments.configuration import from_table, nearest
 from optimality.experiments.planning_run import PlanningRun, run_planning
-from optimality.experiments.problem_choice import ProblemChoice
 from optimality.experiments.report import format_number
 from optimality.experiments.run_folder import read_config, to_json
 
@@ -52,27 +52,8 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
     seed, arguments = take_option(arguments, "seed")
     out, arguments = take_option(arguments, "out")
     sweep, arguments = take_option(arguments, "sweep")
-    given, arguments = take_group(arguments, "problem")
-    horizon, arguments = take_option(arguments, "horizon")
-    discount, arguments = take_option(arguments, "discount")
-    criterion_name, arguments = take_option(arguments, "criterion")
-    criterion_options, arguments = take_group(arguments, "criterion")
-    names = []
-    while arguments and not arguments[0].startswith("-") and len(names) < 2:
-        names.append(arguments.pop(0))
-    stored = config.get("problem", {})
-    if not names and not stored:
-        raise ValueError("solve needs a PROBLEM, for example FrozenLake-v1; `optimality list` has the names.")
-    name = names[0] if names else stored["kind"]
-    same_problem = name == stored.get("kind")
-    problem_options = {**(stored.get("options", {}) if same_problem else {}), **literals(given)}
-    stored_criterion = config.get("criterion") if same_problem else None
-    criterion_name, criterion_options = _spelled_out(
-        criterion_name, criterion_options, horizon, discount, stored_criterion
-    )
-    criterion = _criterion(criterion_name, criterion_options, stored_criterion)
-    choice = ProblemChoice(name, problem_options, criterion)
-    method = _method(names[1] if len(names) > 1 else None, arguments, config, choice.kind)
+    choice, name, arguments = take_problem("solve", arguments, config)
+    method = _method(name, arguments, config, choice.kind)
     run = {**_DEFAULT_RUN, **config.get("run", {})}
     wish = sweep if sweep is not None else run["sweep"]
     sweeps = {"temperature": True, "none": False, "auto": None, True: True, False: False}
@@ -103,43 +84,6 @@ def _method(name: str | None, arguments: list[str], config: dict[str, Any], kind
     cls = getattr(importlib.import_module(entry.module), entry.attribute)
     default = from_table(stored, [cls], "method") if stored is not None and stored["kind"] == name else cls()
     return parse(default, arguments, prog=f"optimality solve PROBLEM {name}", description=entry.help)
-
-
-def _spelled_out(
-    name: str | None,
-    options: dict[str, str],
-    horizon: str | None,
-    discount: str | None,
-    stored: dict[str, Any] | None,
-) -> tuple[str | None, dict[str, str]]:
-    """`--horizon` and `--discount` as the `--criterion` that they are short for."""
-    if horizon is not None:
-        whole("horizon", horizon, None, 1)
-        if name not in (None, "finite-horizon"):
-            raise ValueError(f"--horizon is short for --criterion finite-horizon, but --criterion {name} was given.")
-        name, options = "finite-horizon", {**options, "horizon": horizon}
-    if discount is not None:
-        number("discount", discount, None)
-        with_discount = ("finite-horizon", "discounted")
-        if name not in (None, *with_discount):
-            raise ValueError(f"--discount is for a finite horizon or none, but --criterion {name} was given.")
-        kept = None if stored is None or stored["kind"] not in with_discount else stored["kind"]
-        name, options = name or kept or "discounted", {**options, "discount": discount}
-    return name, options
-
-
-def _criterion(name: str | None, options: dict[str, str], stored: dict[str, Any] | None) -> Any:
-    if name is None and not options:
-        table = stored
-    else:
-        kept = stored if stored is not None and (name is None or name == stored["kind"]) else {}
-        table = {**kept, **({} if name is None else {"kind": name}), **literals(options)}
-    if table is None:
-        return None
-    classes = [getattr(importlib.import_module(entry.module), entry.attribute) for entry in registry.CRITERIA]
-    if "kind" not in table:
-        raise ValueError("--criterion.OPTION needs --criterion NAME: " + ", ".join(e.name for e in registry.CRITERIA))
-    return from_table(table, classes, "criterion")
 
 
 def _print(run: PlanningRun, path: Path | None) -> None:

@@ -131,6 +131,20 @@ _EXPLANATIONS = {
         "Expected regret where the arms' chances are drawn from uniform laws, by counting out all states of knowledge: "
         "no simulation and no noise."
     ),
+    "Rewards": (
+        "What entering a state pays (or acting in it, where the reward looks at the state that is left). Left the "
+        "problem's own, which was not used. Each has its own scale, for a reward is known only up to what changes no "
+        "policy: constants where all episodes have one length, and differences of a potential."
+    ),
+    "The recovered policy": (
+        "The model of the expert, at the first step. Color and number: its value under the recovered reward, entropy "
+        "included where the expert is soft-optimal."
+    ),
+    "Feature expectations": (
+        "Derivative of the expected reward in each of its parameters; of a reward that is linear in features, their "
+        "expected sums over an episode. Where bars differ, the penalty or the objective let them."
+    ),
+    "Convergence of the fit": "Largest entry of the gradient, or the margin, after each step; dotted the tolerance.",
     "Convergence": "Largest change of any value in a sweep.",
     "The backward pass": "A finite horizon needs one sweep: the value for each number of steps to go.",
 }

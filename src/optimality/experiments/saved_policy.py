@@ -38,8 +38,13 @@ def policy_bytes(policy: TabularPolicy | AbstractPolicy) -> bytes:
     """
     if isinstance(policy, TabularPolicy):
         policy = TabularPolicy(np.asarray(policy.log_probabilities, np.float64))
+    return module_bytes(policy, "policy")
+
+
+def module_bytes(module: Any, name: str) -> bytes:
+    """A file of any module that is made of arrays, numbers and modules; `name` begins the arrays' names."""
     arrays: dict[str, np.ndarray] = {}
-    structure = _describe(policy, "policy", arrays)
+    structure = _describe(module, name, arrays)
     metadata = {"schema": _SCHEMA, "structure": json.dumps(structure)}
     return save(arrays, metadata={**metadata, "sha256": _digest(arrays, metadata["structure"])})
 
@@ -66,24 +71,30 @@ def load_policy(
     path = Path(path)
     if path.is_dir():
         path = path / FILE if which == "last" or path.name == "best" else path / BEST / FILE
+    policy = load_module(path, "policy", classes)
+    return policy if isinstance(policy, TabularPolicy) else ActingPolicy(policy, seed)
+
+
+def load_module(path: Path, name: str, classes: Iterable[type] = ()) -> Any:
+    """What `module_bytes` wrote. Raises `ValueError` naming the file where it is missing, damaged, or made of something
+    unknown."""
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"cannot load a policy from {path}: {error}.") from error
+        raise ValueError(f"cannot load a {name} from {path}: {error}.") from error
     if metadata.get("schema") != _SCHEMA:
         raise ValueError(
-            f"{path} holds a policy of schema {metadata.get('schema')!r}, but this version reads {_SCHEMA}."
+            f"{path} holds a {name} of schema {metadata.get('schema')!r}, but this version reads {_SCHEMA}."
         )
     if metadata.get("sha256") != _digest(arrays, metadata.get("structure", "")):
         raise ValueError(f"{path} is damaged: its checksum is not that of its content.")
     known = {kind_of(cls): cls for cls in classes}
     try:
-        policy = _build(json.loads(metadata["structure"]), arrays, known)
+        return _build(json.loads(metadata["structure"]), arrays, known)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not describe a policy: {error}.") from error
-    return policy if isinstance(policy, TabularPolicy) else ActingPolicy(policy, seed)
+        raise ValueError(f"{path} does not describe a {name}: {error}.") from error
 
 
 def _describe(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -121,7 +132,7 @@ def _class_of(kind: str, known: dict[str, type]) -> type:
     if kind in known:
         return known[kind]
     if kind not in registry.SAVED:
-        raise ValueError(f"{kind!r} is unknown; give its class with load_policy(path, classes=[...])")
+        raise ValueError(f"{kind!r} is unknown; give its class: classes=[...]")
     module, _, attribute = registry.SAVED[kind].partition(":")
     return getattr(importlib.import_module(module), attribute)
 

@@ -31,7 +31,7 @@ from optimality.sampling.acting import ActingPolicy
 
 _TRACES = (
     "entropy", "kl", "policy_kl", "temperature", "effective_sample_size", "gradient_norm", "gradient_noise",
-    "policy_loss", "value_loss", "loss", "explained_variance", "epsilon",
+    "gradient_angle", "policy_loss", "value_loss", "loss", "explained_variance", "epsilon",
 )  # fmt: skip
 _ABOUT_TIME = ("step", "seconds", "compile_seconds", "evaluation_seconds")
 _SUCCESSES = ("finished", "target_reached", "out_of_time", "stopped")
@@ -47,6 +47,8 @@ GLOSSARY = {
     "policy_loss": "the surrogate that the policy descends; with the entropy bonus in Reinforce and TRPO, not in PPO",
     "gradient_norm": "norm of the gradient of the objective in the policy's parameters",
     "gradient_noise": "norm of its standard error, from the differences between environments or episodes",
+    "gradient_angle": "on tables with a time limit: degrees between a fresh batch's estimate and the exact gradient of "
+    "discounted reward and entropy; 90 is what chance gives",
     "step_fraction": "what the search left of the natural step, mean over updates; 0 where none served",
     "cg_residual": "what conjugate gradients left of the natural gradient's equation, relative to the gradient",
     "value_loss": "half the mean squared error of the value against its target",

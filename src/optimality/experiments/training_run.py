@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from optimality.experiments.checkpoints import complete_checkpoints, load_checkpoint, save_checkpoint
 from optimality.experiments.compile_clock import CompileClock
 from optimality.experiments.configuration import kind_of
+from optimality.experiments.gradient_angle import gradient_angle
 from optimality.experiments.plots import plot_learning_curve
 from optimality.experiments.run_folder import RunFolder, read_config, to_csv
 from optimality.experiments.saved_policy import BEST, FILE, policy_bytes
@@ -264,6 +265,7 @@ class _Session:
         self.state: Any = None
         self.chunks, self.step = 0, 0
         self.metrics: list[dict[str, Any]] = []
+        self.gradient_angle = gradient_angle(self.learner, plan.choice.environment, plan.environments)
         self.best = -math.inf
         # Shapes first: bad sizes and spaces are found before a folder exists or anything is compiled.
         runner = self.runner
@@ -419,6 +421,8 @@ class _Session:
         if float(getattr(self.plan.method, "temperature", 0.0)) > 0.0 and hasattr(policy, "sample"):
             sampled = ActingPolicy(policy).sampling(True)
             row["sampled_evaluation_return"] = float(self._play(sampled, jax.random.fold_in(key, 1)).mean())
+        if self.gradient_angle is not None:
+            row["gradient_angle"] = self.gradient_angle(self.state, jax.random.fold_in(key, 2))
         return row
 
     def _play(self, policy: Any, key: Any) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from optimality.core.result import Result, SolverError
+from optimality.inverse.demonstrated import DemonstratedVisits
 from optimality.problems.tabular import TabularMDP
 from optimality.rewards.abstract import AbstractReward
 from optimality.sampling.demonstrations import Demonstrations
@@ -33,14 +34,16 @@ class AbstractInverse(eqx.Module):
     """A method that explains demonstrations by a reward. It runs on the host and compiles its own parts."""
 
     @abc.abstractmethod
-    def check(self, problem: TabularMDP, demonstrations: Demonstrations, reward: AbstractReward | None) -> None:
+    def check(
+        self, problem: TabularMDP, demonstrations: Demonstrations | DemonstratedVisits, reward: AbstractReward | None
+    ) -> None:
         """Raises `ValueError` for what the method cannot take, before anything compiles."""
 
     @abc.abstractmethod
     def infer(
         self,
         problem: TabularMDP,
-        demonstrations: Demonstrations,
+        demonstrations: Demonstrations | DemonstratedVisits,
         reward: AbstractReward | None,
         key: PRNGKeyArray | None,
         dtype: Any,
@@ -53,7 +56,7 @@ class AbstractInverse(eqx.Module):
 
 def infer_reward(
     problem: TabularMDP,
-    demonstrations: Demonstrations,
+    demonstrations: Demonstrations | DemonstratedVisits,
     method: AbstractInverse,
     *,
     reward: AbstractReward | None = None,
@@ -65,7 +68,7 @@ def infer_reward(
 
     Args:
         problem: the dynamics, first states, criterion; its own reward is not looked at.
-        demonstrations: what the expert did.
+        demonstrations: what the expert did; or the exact expectations of it, `DemonstratedVisits.of_policy`.
         method: a method object; its fields are its hyper-parameters.
         reward: the family to search and where to start in it: a reward whose leaves are the parameters; by default one
             number for each state that is entered.

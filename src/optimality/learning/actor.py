@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from optimality.networks.abstract import AbstractNetwork
+from optimality.networks.unit_vectors import UnitVectors
 from optimality.sampling.normalizers import RunningNormalizer
 from optimality.sampling.policy import AbstractPolicy
 from optimality.sampling.transitions import MaskedObservation, Spec, action_mask_of, where
@@ -142,22 +143,38 @@ def remembered(
 
 
 def as_features(observation: Any) -> Float[Array, " features"]:
-    """A box of numbers, flattened; of a masked observation what was seen."""
+    """A box of numbers, flattened, or an index as one number; of a masked observation what was seen."""
     if isinstance(observation, MaskedObservation):
         observation = observation.observation
-    return observation.reshape(-1)
+    features = jnp.asarray(observation).reshape(-1)
+    return features if jnp.issubdtype(features.dtype, jnp.floating) else features.astype(jnp.float32)
 
 
-def observation_size(spec: Spec) -> int:
-    """Raises `ValueError` for observations that are indices: networks need numbers."""
-    seen = spec.observation
-    seen = seen.observation if isinstance(seen, MaskedObservation) else seen
-    if not jnp.issubdtype(seen.dtype, jnp.floating):
+def observation_size(spec: Spec, *, normalized: bool = False) -> int:
+    """Of what `as_features` gives. Raises `ValueError` where indices should be normalized."""
+    if spec.observations is not None and normalized:
         raise ValueError(
-            "this method's networks need observations that are numbers (a Box), but they are indices of a finite set: "
-            "encode them as vectors, or plan in the table itself with solve()."
+            f"normalize_observations is for numbers, but observations are indices of {spec.observations} states: leave "
+            "it out."
         )
-    return size_of(seen.shape)
+    seen = spec.observation
+    return size_of((seen.observation if isinstance(seen, MaskedObservation) else seen).shape)
+
+
+def number_size(spec: Spec) -> int:
+    """`observation_size`, for methods that compute with observations. Raises `ValueError` for indices."""
+    if spec.observations is not None:
+        raise ValueError(
+            "this method needs observations that are numbers (a Box), but they are indices of a finite set: encode "
+            "them as vectors, use a method with networks (ppo, trpo, reinforce), or plan in the table itself with "
+            "solve()."
+        )
+    return observation_size(spec)
+
+
+def on_features(recipe: Any, spec: Spec) -> Any:
+    """The recipe of a network (or memory) of an environment's features: indices become unit vectors."""
+    return recipe if spec.observations is None else UnitVectors(recipe, spec.observations)
 
 
 def size_of(shape: tuple[int, ...]) -> int:

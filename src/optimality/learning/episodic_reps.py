@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from optimality.core.numerics import Real, precision, require_range
 from optimality.core.result import Result
-from optimality.learning.actor import as_features, observation_size, size_of
+from optimality.learning.actor import as_features, number_size, size_of
 from optimality.learning.episodic_search import SearchDistribution, update
 from optimality.policies.features import Constant, Identity, Polynomial
 from optimality.policies.kernel_features import RadialBasis, RandomFourier
@@ -125,7 +125,7 @@ class EpisodicREPS(AbstractLearner):
         return Episodes(self.episodes)
 
     def init(self, spec: Spec, key: PRNGKeyArray, data: Any = None) -> EpisodicREPSState:
-        inputs, number = observation_size(spec), self.episodes * spec.environments
+        inputs, number = number_size(spec), self.episodes * spec.environments
         contexts = self.context.size(inputs)
         if self.window < 1:
             raise ValueError(f"window counts batches, the newest included: at least 1, but {self.window} was given.")

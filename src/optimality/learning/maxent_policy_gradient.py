@@ -34,7 +34,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from optimality.core.gibbs import gibbs
 from optimality.core.numerics import Real, require_range
 from optimality.learning.action_values import SoftQPolicy, soft_value
-from optimality.learning.actor import as_features, observation_size
+from optimality.learning.actor import as_features, observation_size, on_features
 from optimality.learning.natural_gradient import noise_of_sum
 from optimality.networks.abstract import AbstractNetwork
 from optimality.networks.mlp import MLP
@@ -100,9 +100,10 @@ class MaxEntPolicyGradient(AbstractLearner):
                 "MaxEntPolicyGradient needs discrete actions, for it sums over them, but they are continuous: use "
                 "Reinforce or PPO with a temperature."
             )
-        size, (scores_key, value_key) = observation_size(spec), jax.random.split(key)
-        scores = self.network.build(scores_key, size, spec.actions, output_gain=0.01)
-        value = self.network.build(value_key, size, 1)
+        size, network = observation_size(spec), on_features(self.network, spec)
+        scores_key, value_key = jax.random.split(key)
+        scores = network.build(scores_key, size, spec.actions, output_gain=0.01)
+        value = network.build(value_key, size, 1)
         return MaxEntState(scores, value, self._optimizer().init(ravel_pytree((scores, value))[0]))
 
     def policy(self, state: MaxEntState, *, explore: bool) -> SoftQPolicy:
@@ -140,6 +141,18 @@ class MaxEntPolicyGradient(AbstractLearner):
             "gradient_noise": noise_of_sum(gradients) / number,
             "applied": applied.astype(jnp.float32),
         }
+
+    def score_gradient(self, state: MaxEntState, rollout: Rollout, key: PRNGKeyArray) -> tuple[Any, Any]:
+        """The network of the scores, and the estimate of the gradient of reward and entropy in its leaves."""
+        transitions = rollout.transitions
+        rewards = jnp.where(transitions.valid, transitions.reward, 0.0)
+
+        def objective(scores):
+            q = Dueling(scores, state.value, self.temperature)
+            losses, _ = jax.vmap(lambda t, r: self.loss(q, t, r), in_axes=1)(transitions, rewards)
+            return -jnp.mean(losses) / jnp.asarray(self.temperature, rewards.dtype)
+
+        return state.scores, jax.grad(objective)(state.scores)
 
     def loss(
         self, q: Any, episode: Transition, rewards: Float[Array, " time"]

@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from optimality.core.numerics import Real, require_range
-from optimality.learning.actor import Actor, ActorPolicy, as_features, observation_size, remembered
+from optimality.learning.actor import Actor, ActorPolicy, as_features, observation_size, on_features, remembered
 from optimality.networks.abstract import AbstractMemory, AbstractNetwork
 from optimality.networks.gru import GRU
 from optimality.networks.mlp import MLP
@@ -91,7 +91,7 @@ class PPO(AbstractLearner):
         return Steps(self.rollout_steps)
 
     def init(self, spec: Spec, key: PRNGKeyArray, data: Any = None) -> PPOState:
-        size = observation_size(spec)
+        size = observation_size(spec, normalized=self.normalize_observations)
         batch = self.rollout_steps * spec.environments
         if batch % self.minibatches:
             raise ValueError(
@@ -104,11 +104,13 @@ class PPO(AbstractLearner):
                 f"divide {spec.environments} environments: choose another number of either."
             )
         actor_key, critic_key, memory_key = jax.random.split(key, 3)
-        memory = None if self.memory is None else self.memory.build(memory_key, size)
-        inputs = size if self.memory is None else self.memory.units
+        memory, inputs, network = None, size, on_features(self.network, spec)
+        if self.memory is not None:
+            memory = on_features(self.memory, spec).build(memory_key, size)
+            inputs, network = self.memory.units, self.network
         parameters = PPOParameters(
-            Actor.build(actor_key, spec, self.network, inputs),
-            self.network.build(critic_key, inputs, 1),
+            Actor.build(actor_key, spec, network, inputs),
+            network.build(critic_key, inputs, 1),
             memory,
         )
         low = None if spec.low is None else jnp.asarray(spec.low)

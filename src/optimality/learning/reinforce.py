@@ -17,11 +17,13 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from optimality.core.likelihood_ratio import likelihood_ratio
 from optimality.core.numerics import Real, require_range
-from optimality.learning.actor import Actor, ActorPolicy, as_features, observation_size
+from optimality.learning.actor import Actor, ActorPolicy, as_features, observation_size, on_features
+from optimality.learning.natural_gradient import noise_of_sum
 from optimality.networks.abstract import AbstractNetwork
 from optimality.networks.mlp import MLP
 from optimality.networks.optimizer import adam, descend
@@ -89,21 +91,23 @@ class Reinforce(AbstractLearner):
         return Episodes(self.episodes)
 
     def init(self, spec: Spec, key: PRNGKeyArray, data: Any = None) -> ReinforceState:
-        size = observation_size(spec)
+        size = observation_size(spec, normalized=self.normalize_observations)
+        network = on_features(self.network, spec)
         if self.baseline == "leave_one_out" and self.episodes * spec.environments < 2:
             raise ValueError('baseline="leave_one_out" needs at least 2 episodes a batch: raise episodes.')
         if self.baseline == "value" and self.credit == "total":
             raise ValueError('baseline="value" is the worth of what follows a step: use credit="to_go" with it.')
         actor_key, critic_key = jax.random.split(key)
-        critic = self.network.build(critic_key, size, 1) if self.baseline == "value" else None
-        parameters = ReinforceParameters(Actor.build(actor_key, spec, self.network, size), critic)
+        critic = network.build(critic_key, size, 1) if self.baseline == "value" else None
+        parameters = ReinforceParameters(Actor.build(actor_key, spec, network, size), critic)
         low = None if spec.low is None else jnp.asarray(spec.low)
         high = None if spec.high is None else jnp.asarray(spec.high)
         optimizer = self._optimizer().init(parameters)  # pyright: ignore[reportArgumentType]
         return ReinforceState(parameters, optimizer, RunningNormalizer.empty((size,)), low, high)
 
     def policy(self, state: ReinforceState, *, explore: bool) -> ActorPolicy:
-        return ActorPolicy(state.parameters.actor, state.normalizer, state.low, state.high, explore)
+        normalizer = state.normalizer if self.normalize_observations else None
+        return ActorPolicy(state.parameters.actor, normalizer, state.low, state.high, explore)
 
     def observe(self, state: ReinforceState, rollout: Rollout) -> ReinforceState:
         if not self.normalize_observations:
@@ -117,26 +121,57 @@ class Reinforce(AbstractLearner):
     ) -> tuple[ReinforceState, Metrics]:
         rewards = jax.vmap(jax.vmap(reward))(rollout.transitions)
         rewards = jnp.where(rollout.transitions.valid, rewards, 0.0)
-        gradient, metrics = jax.grad(self.loss, has_aux=True)(state.parameters, state.normalizer, rollout, rewards)
+        gradient, noise, metrics = self.gradient(state.parameters, state.normalizer, rollout, rewards)
         parameters, optimizer, applied = descend(self._optimizer(), gradient, state.optimizer, state.parameters)
-        metrics["applied"] = applied.astype(jnp.float32)
+        metrics |= {
+            "gradient_norm": jnp.linalg.norm(ravel_pytree(gradient.actor)[0]),
+            "gradient_noise": noise,
+            "applied": applied.astype(jnp.float32),
+        }
         return ReinforceState(parameters, optimizer, state.normalizer, state.low, state.high), metrics
+
+    def score_gradient(self, state: ReinforceState, rollout: Rollout, key: PRNGKeyArray) -> tuple[Any, Any]:
+        """The actor's network, and the estimate of the gradient of `J` in its leaves."""
+        rewards = jnp.where(rollout.transitions.valid, rollout.transitions.reward, 0.0)
+        gradient, _, _ = self.gradient(state.parameters, state.normalizer, rollout, rewards)
+        return state.parameters.actor.network, jax.tree.map(jnp.negative, gradient.actor.network)
+
+    def gradient(
+        self, parameters: ReinforceParameters, normalizer: RunningNormalizer, rollout: Rollout, rewards: Table
+    ) -> tuple[ReinforceParameters, Float[Array, ""], Metrics]:
+        """`loss`'s, the norm of the standard error of the actor's, and metrics.
+
+        Each of a few parts of the episodes is given a copy of the actor, so that one backward pass tells the parts'
+        gradients apart.
+        """
+        parts = _parts(rewards.shape[1])
+        copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (parts, *x.shape)), parameters.actor)
+        several = ReinforceParameters(copies, parameters.critic)
+        by_part, metrics = jax.grad(self._loss, has_aux=True)(several, normalizer, rollout, rewards, _judge_parts)
+        noise = noise_of_sum(jax.vmap(lambda one: ravel_pytree(one)[0])(by_part.actor))
+        whole = jax.tree.map(lambda x: jnp.sum(x, axis=0), by_part.actor)
+        return ReinforceParameters(whole, by_part.critic), noise, metrics
 
     def loss(
         self, parameters: ReinforceParameters, normalizer: RunningNormalizer, rollout: Rollout, rewards: Table
     ) -> tuple[Float[Array, ""], Metrics]:
         """Its gradient is minus that of `J`, plus `value_weight` times that of the critic's squared error."""
+        judge = lambda actor, *tables: _each(actor.judge, *tables)  # noqa: E731
+        return self._loss(parameters, normalizer, rollout, rewards, judge)
+
+    def _loss(
+        self, parameters: ReinforceParameters, normalizer: RunningNormalizer, rollout: Rollout, rewards: Table, judge
+    ) -> tuple[Float[Array, ""], Metrics]:
         t = rollout.transitions
-        features = _each(lambda x: normalizer(as_features(x)), t.observation)
-        log_prob, entropy = _each(
-            parameters.actor.judge, features, t.extras["raw_action"], action_mask_of(t.observation)
-        )
+        encode = lambda x: normalizer(as_features(x)) if self.normalize_observations else as_features(x)  # noqa: E731
+        features = _each(encode, t.observation)
+        log_prob, entropy = judge(parameters.actor, features, t.extras["raw_action"], action_mask_of(t.observation))
         entropy = jnp.where(t.valid, entropy, 0.0)
         discount, temperature = (jnp.asarray(x, rewards.dtype) for x in (self.discount, self.temperature))
         value, tail = jnp.zeros_like(rewards), jnp.zeros_like(rewards)
         if parameters.critic is not None:
             value = _each(lambda x: parameters.critic(x)[0], features)
-            after = _each(lambda x: parameters.critic(normalizer(as_features(x)))[0], t.next_observation)
+            after = _each(lambda x: parameters.critic(encode(x))[0], t.next_observation)
             tail = jnp.where(t.valid & t.truncated & ~t.terminated, discount * jax.lax.stop_gradient(after), 0.0)
         # Credit of an action excludes the entropy of its own step, which it had no part in.
         own = temperature * jax.lax.stop_gradient(entropy)
@@ -179,6 +214,21 @@ class Reinforce(AbstractLearner):
 
     def _optimizer(self):
         return adam(self.learning_rate, self.max_gradient_norm, epsilon=1e-5)
+
+
+def _parts(episodes: int) -> int:
+    """As many as divide the episodes, up to eight, or their number where that is prime."""
+    few = max(n for n in range(1, 9) if episodes % n == 0)
+    return few if few > 1 or episodes > 64 else episodes
+
+
+def _judge_parts(actors: Actor, *tables: Any) -> tuple[Table, Table]:
+    """Log-probabilities and entropies of each step, by the copy of the actor that its episode has."""
+    parts = jax.tree.leaves(actors)[0].shape[0]
+    cut = lambda x: x.reshape(x.shape[0], parts, x.shape[1] // parts, *x.shape[2:])  # noqa: E731
+    judged = jax.vmap(lambda actor, own: _each(actor.judge, *own), in_axes=(0, 1), out_axes=1)
+    log_prob, entropy = judged(actors, jax.tree.map(cut, tables))
+    return log_prob.reshape(log_prob.shape[0], -1), entropy.reshape(entropy.shape[0], -1)
 
 
 def _each(function: Any, *tables: Any) -> Any:

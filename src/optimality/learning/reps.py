@@ -31,7 +31,7 @@ from optimality.core.information import effective_sample_size
 from optimality.core.information_projection import information_projection
 from optimality.core.numerics import Real, cast_floats, precision, require_range
 from optimality.core.result import Result
-from optimality.learning.actor import as_features, observation_size, size_of
+from optimality.learning.actor import as_features, number_size, size_of
 from optimality.learning.expected_features import ridge, with_resets
 from optimality.planning.reps_step import feature_changes
 from optimality.policies.constrained_fit import kl_constrained_fit
@@ -138,7 +138,7 @@ class REPS(AbstractLearner):
         return Steps(self.rollout_steps)
 
     def init(self, spec: Spec, key: PRNGKeyArray, data: Any = None) -> REPSState:
-        inputs = observation_size(spec)
+        inputs = number_size(spec)
         if spec.actions is not None:
             raise ValueError(
                 "REPS has a Gaussian policy, but the actions are discrete: use episodic-reps or ppo, or plan in the "

@@ -8,6 +8,7 @@ shrunk until the measured divergence is within the bound and the objective has i
 (GAE); a time limit cuts their sum but never the bootstrap. The critic is fitted afterwards, by Adam.
 """
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import Any
 
@@ -18,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from optimality.core.numerics import Real, require_range
-from optimality.learning.actor import Actor, ActorPolicy, as_features, observation_size
+from optimality.learning.actor import Actor, ActorPolicy, as_features, observation_size, on_features
 from optimality.learning.natural_gradient import (
     natural_direction,
     noise_of_sum,
@@ -94,7 +95,8 @@ class TRPO(AbstractLearner):
         return Steps(self.rollout_steps)
 
     def init(self, spec: Spec, key: PRNGKeyArray, data: Any = None) -> TRPOState:
-        size = observation_size(spec)
+        size = observation_size(spec, normalized=self.normalize_observations)
+        network = on_features(self.network, spec)
         batch = self.rollout_steps * spec.environments
         if batch < 2:
             raise ValueError("an advantage is relative to others: a rollout needs at least 2 transitions, but has 1.")
@@ -104,9 +106,9 @@ class TRPO(AbstractLearner):
                 f"which {self.minibatches} minibatches do not divide: choose another rollout_steps or minibatches."
             )
         actor_key, critic_key = jax.random.split(key)
-        critic = self.network.build(critic_key, size, 1)
+        critic = network.build(critic_key, size, 1)
         return TRPOState(
-            Actor.build(actor_key, spec, self.network, size),
+            Actor.build(actor_key, spec, network, size),
             critic,
             self._optimizer().init(ravel_pytree(critic)[0]),
             RunningNormalizer.empty((size,)),
@@ -128,6 +130,27 @@ class TRPO(AbstractLearner):
     def update(
         self, state: TRPOState, rollout: Rollout, key: PRNGKeyArray, reward: Reward = environment_reward
     ) -> tuple[TRPOState, Metrics]:
+        features, target, advantage, batch = self._judged(state, rollout, reward)
+        actor, metrics = self._improved(state.actor, batch)
+        critic, optimizer, value_loss, finite = self._fitted(state, features, target, batch["weight"], key)
+        metrics |= {
+            "value_loss": value_loss,
+            "explained_variance": 1.0 - jnp.var(advantage) / (jnp.var(target) + 1e-8),
+            "applied": metrics["applied"] * finite.astype(jnp.float32),
+        }
+        return TRPOState(actor, critic, optimizer, state.normalizer, state.low, state.high), metrics
+
+    def score_gradient(self, state: TRPOState, rollout: Rollout, key: PRNGKeyArray) -> tuple[Any, Any]:
+        """The actor's network, and the estimate of the gradient of the advantage's mean in its leaves; all steps count
+        the same, and the critic's error is in it."""
+        *_, batch = self._judged(state, rollout, environment_reward)
+        point, unravel = ravel_pytree(state.actor)
+        by_environment, gain = self._gains(state.actor, batch)
+        gradient = jax.grad(lambda vector: jnp.sum(jax.vmap(lambda part: gain(vector, part))(by_environment)))(point)
+        return state.actor.network, unravel(gradient).network
+
+    def _judged(self, state: TRPOState, rollout: Rollout, reward: Reward) -> tuple[Array, Array, Array, dict[str, Any]]:
+        """Features, the critic's targets, advantages, and what the actor's step is made of."""
         transitions = rollout.transitions
         rewards = jax.vmap(jax.vmap(reward))(transitions)
         features, after = (
@@ -151,28 +174,28 @@ class TRPO(AbstractLearner):
             "advantage": spread / (jnp.sqrt(jnp.sum(weight * spread**2)) + 1e-8),
             "weight": weight,
         }
-        actor, metrics = self._improved(state.actor, batch)
-        critic, optimizer, value_loss, finite = self._fitted(state, features, target, weight, key)
-        metrics |= {
-            "value_loss": value_loss,
-            "explained_variance": 1.0 - jnp.var(advantage) / (jnp.var(target) + 1e-8),
-            "applied": metrics["applied"] * finite.astype(jnp.float32),
-        }
-        return TRPOState(actor, critic, optimizer, state.normalizer, state.low, state.high), metrics
+        return features, target, advantage, batch
 
-    def _improved(self, actor: Actor, batch: dict[str, Any]) -> tuple[Actor, Metrics]:
-        """One step of the actor. `batch` is `[time, environments]`; its weights sum to one."""
-        point, unravel = ravel_pytree(actor)
+    def _gains(self, actor: Actor, batch: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Array, Any], Array]]:
+        """The batch by environment, with the actor's log-probabilities, and `gain(vector, part)` of one of them."""
+        _, unravel = ravel_pytree(actor)
         batch = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)
-        weight = batch["weight"]
         batch["log_prob"] = jax.vmap(jax.vmap(actor.log_prob))(batch["features"], batch["action"], batch["mask"])
-        temperature = jnp.asarray(self.temperature, weight.dtype)
+        temperature = jnp.asarray(self.temperature, batch["weight"].dtype)
 
         def gain(vector, part):
             """Of one environment, with the weights of its transitions."""
             log_prob, entropy = jax.vmap(unravel(vector).judge)(part["features"], part["action"], part["mask"])
             ratio = jnp.exp(log_prob - part["log_prob"])
             return jnp.sum(part["weight"] * (ratio * part["advantage"] + temperature * entropy))
+
+        return batch, gain
+
+    def _improved(self, actor: Actor, batch: dict[str, Any]) -> tuple[Actor, Metrics]:
+        """One step of the actor. `batch` is `[time, environments]`; its weights sum to one."""
+        point, unravel = ravel_pytree(actor)
+        batch, gain = self._gains(actor, batch)
+        weight = batch["weight"]
 
         def objective(vector):
             return jnp.sum(jax.vmap(lambda part: gain(vector, part))(batch))

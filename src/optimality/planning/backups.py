@@ -74,12 +74,18 @@ def backward(mdp: TabularMDP, sweep: Sweep) -> Plan:
     return Plan(values, *in_time, None, result, {"steps": jnp.asarray(mdp.criterion.horizon, jnp.int32)})
 
 
-def stationary(mdp: TabularMDP, sweep: Sweep, tolerance: Real, max_steps: int) -> Plan:
+def stationary(
+    mdp: TabularMDP,
+    sweep: Sweep,
+    tolerance: Real,
+    max_steps: int,
+    guess: Float[Array, " states"] | None = None,
+) -> Plan:
     """The fixed point of the backup for an unlimited time: `value [S]`, `q` and policy `[S, A]`.
 
-    Discounted and until termination it is `V = B V` from `V = 0`. For average reward it is `h + gain = B h` with
-    `h(0) = 0`, by the half-way step `h <- h + (B h - h - gain) / 2`, which converges for periodic chains too
-    (Puterman 1994, section 8.5.4).
+    Discounted and until termination it is `V = B V` from `V = 0`, or from a guess. For average reward it is
+    `h + gain = B h` with `h(0) = 0`, by the half-way step `h <- h + (B h - h - gain) / 2`, which converges for
+    periodic chains too (Puterman 1994, section 8.5.4).
     """
     states, _ = mdp.shape
     average = isinstance(mdp.criterion, AverageReward)
@@ -92,7 +98,7 @@ def stationary(mdp: TabularMDP, sweep: Sweep, tolerance: Real, max_steps: int) -
         change = new - values
         return values + 0.5 * (change - change[0])
 
-    start = jnp.zeros(states, jnp.asarray(mdp.reward).dtype)
+    start = jnp.zeros(states, jnp.asarray(mdp.reward).dtype) if guess is None else guess
     solved = fixed_point(improve, start, (mdp, sweep), tolerance=tolerance, max_steps=max_steps)
     values = solved.point
     q = action_values(mdp, values, sweep.risk)
