@@ -38,11 +38,27 @@ if TYPE_CHECKING:
     from optimality.experiments.training_run import TrainingFailed as TrainingFailed
     from optimality.experiments.training_run import resume as resume
     from optimality.experiments.training_run import train as train
+    from optimality.exploration.bandit_simulation import simulate_bandit as simulate_bandit
+    from optimality.exploration.bayes_regret import bayes_regret as bayes_regret
+    from optimality.exploration.bayes_ucb import BayesUCB as BayesUCB
+    from optimality.exploration.bernoulli_bandit import BernoulliBandit as BernoulliBandit
+    from optimality.exploration.bernoulli_bandit import ExactBandit as ExactBandit
     from optimality.exploration.exact_play import ExactPlayOrNot as ExactPlayOrNot
+    from optimality.exploration.gittins import Gittins as Gittins
+    from optimality.exploration.gittins import gittins_index as gittins_index
+    from optimality.exploration.gittins import gittins_table as gittins_table
+    from optimality.exploration.greedy import EpsilonGreedy as EpsilonGreedy
+    from optimality.exploration.greedy import Greedy as Greedy
+    from optimality.exploration.information_directed_sampling import (
+        InformationDirectedSampling as InformationDirectedSampling,
+    )
+    from optimality.exploration.knowledge_gradient import KnowledgeGradient as KnowledgeGradient
     from optimality.exploration.play_criteria import play_criteria as play_criteria
     from optimality.exploration.play_criteria import sample_criterion as sample_criterion
     from optimality.exploration.play_or_not import Deadline as Deadline
     from optimality.exploration.play_or_not import PlayOrNot as PlayOrNot
+    from optimality.exploration.thompson import Thompson as Thompson
+    from optimality.exploration.ucb1 import UCB1 as UCB1
     from optimality.inverse.apprenticeship import ApprenticeshipLearning as ApprenticeshipLearning
     from optimality.inverse.demonstrated import DemonstratedVisits as DemonstratedVisits
     from optimality.inverse.infer_reward import RewardSolution as RewardSolution
@@ -98,6 +114,10 @@ if TYPE_CHECKING:
     from optimality.policies.affine_gaussian import AffineGaussian as AffineGaussian
     from optimality.policies.lqg_policy import LQGPolicy as LQGPolicy
     from optimality.policies.tabular import TabularPolicy as TabularPolicy
+    from optimality.problems.bandits import BernoulliArms as BernoulliArms
+    from optimality.problems.bandits import ExponentialArms as ExponentialArms
+    from optimality.problems.bandits import GaussianArms as GaussianArms
+    from optimality.problems.bandits import lai_robbins as lai_robbins
     from optimality.problems.controllability import controllability as controllability
     from optimality.problems.controllability import observability as observability
     from optimality.problems.criterion import AverageReward as AverageReward

@@ -194,8 +194,36 @@ EVALUATION = (
         "play a game again or stop: the Bayes-optimal policy, and every criterion by its name",
         "PlayOrNot",
     ),
+    Entry(
+        "exact-bandit",
+        "optimality.exploration.bernoulli_bandit:ExactBandit",
+        "few arms that pay 0 or 1: the Bayes-optimal policy",
+        "BernoulliBandit",
+    ),
 )
 """Methods for problems that the command line does not make."""
+
+_EXPLORATION = "optimality.exploration"
+
+BANDIT_POLICIES = (
+    Entry("ucb1", f"{_EXPLORATION}.ucb1:UCB1", "upper confidence bounds by Hoeffding's inequality"),
+    Entry("thompson", f"{_EXPLORATION}.thompson:Thompson", "each arm as often as one believes it to be the best"),
+    Entry("bayes-ucb", f"{_EXPLORATION}.bayes_ucb:BayesUCB", "an upper quantile of the belief about each arm"),
+    Entry(
+        "ids",
+        f"{_EXPLORATION}.information_directed_sampling:InformationDirectedSampling",
+        "least squared regret per bit about which arm is best; rewards 0 and 1",
+    ),
+    Entry(
+        "knowledge-gradient",
+        f"{_EXPLORATION}.knowledge_gradient:KnowledgeGradient",
+        "the best mean plus what one more look is worth; rewards 0 and 1",
+    ),
+    Entry("gittins", f"{_EXPLORATION}.gittins:Gittins", "optimal for discounted rewards; rewards 0 and 1"),
+    Entry("greedy", f"{_EXPLORATION}.greedy:Greedy", "the arm with the largest posterior mean"),
+    Entry("epsilon-greedy", f"{_EXPLORATION}.greedy:EpsilonGreedy", "greedy with a constant share of random pulls"),
+)
+"""Policies of bandits."""
 
 DEFAULT_METHODS = {
     "TabularMDP": "soft-value-iteration",
@@ -204,6 +232,7 @@ DEFAULT_METHODS = {
     "NearPolicy": "kl-constrained-lqr",
     "PartiallyObserved": "lqg",
     "PlayOrNot": "exact-play-or-not",
+    "BernoulliBandit": "exact-bandit",
 }
 """Class of problem to the method that `solve` takes when none is given."""
 
@@ -399,5 +428,23 @@ EXPORTS = {
     "Deadline": "optimality.exploration.play_or_not",
     "play_criteria": "optimality.exploration.play_criteria",
     "sample_criterion": "optimality.exploration.play_criteria",
+    "BernoulliArms": "optimality.problems.bandits",
+    "GaussianArms": "optimality.problems.bandits",
+    "ExponentialArms": "optimality.problems.bandits",
+    "lai_robbins": "optimality.problems.bandits",
+    "UCB1": "optimality.exploration.ucb1",
+    "Thompson": "optimality.exploration.thompson",
+    "BayesUCB": "optimality.exploration.bayes_ucb",
+    "InformationDirectedSampling": "optimality.exploration.information_directed_sampling",
+    "KnowledgeGradient": "optimality.exploration.knowledge_gradient",
+    "Gittins": "optimality.exploration.gittins",
+    "gittins_index": "optimality.exploration.gittins",
+    "gittins_table": "optimality.exploration.gittins",
+    "Greedy": "optimality.exploration.greedy",
+    "EpsilonGreedy": "optimality.exploration.greedy",
+    "simulate_bandit": "optimality.exploration.bandit_simulation",
+    "BernoulliBandit": "optimality.exploration.bernoulli_bandit",
+    "ExactBandit": "optimality.exploration.bernoulli_bandit",
+    "bayes_regret": "optimality.exploration.bayes_regret",
 }
 """What `import optimality` offers, and where it is."""

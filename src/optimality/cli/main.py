@@ -42,6 +42,7 @@ METHOD, for linear-quadratic problems:
 
 decisions (with options of their own):
   optimality solve play-or-not --rewards rewards.csv --times times.csv --rate 3      play again, or stop; --help
+  optimality solve bernoulli-bandit --horizon 20                                     arms of unknown chances; --help
 
 options:
   --problem.NAME VALUE     an option of the problem: --problem.map-name 8x8, --problem.size 12
@@ -70,6 +71,9 @@ An id that both have runs the compiled JAX version.
 
 METHOD:
 {methods}
+
+bandits (with options of their own):
+  optimality train bernoulli-bandit ucb1,thompson,ids --arms 0.1,0.5,0.9      several policies, one report; --help
 
 options:
   --steps N                environment steps in all (100000)

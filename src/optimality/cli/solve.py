@@ -25,6 +25,10 @@ def solve_command(arguments: list[str]) -> int:
         from optimality.cli.play_or_not import play_or_not_command
 
         return play_or_not_command(arguments[1:])
+    if arguments[:1] == ["bernoulli-bandit"]:
+        from optimality.cli.bandits import solve_bandit_command
+
+        return solve_bandit_command(arguments[1:])
     try:
         options = _parse(arguments)
         run, path = run_planning(**options["run"], command=["optimality", "solve", *arguments])

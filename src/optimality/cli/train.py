@@ -38,6 +38,10 @@ _DEFAULTS = {"steps": DEFAULT_STEPS, "seed": 0, "evaluation_episodes": 20}
 
 def train_command(arguments: list[str]) -> int:
     """Exit codes: 0, 2 for bad input, 3 where learning failed, 130 and 143 where a signal stopped it."""
+    if arguments[:1] == ["bernoulli-bandit"]:
+        from optimality.cli.bandits import train_bandit_command
+
+        return train_bandit_command(arguments[1:])
     command = ["optimality", "train", *arguments]
     try:
         plan, seeds, executor, out, as_json = _parse(arguments)

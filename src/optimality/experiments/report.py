@@ -126,6 +126,19 @@ _EXPLANATIONS = {
         "The Bayes-optimal rule. By games: play on while all that was earned over all the time it took, the prior's "
         "shares included, is in the green. With a deadline: while what was earned is above the line of the games "
         "played."
+    "Regret": (
+        "What was lost against always pulling the best arm, recomputed from the numbers of pulls: mean over runs with "
+        "its 95 % interval, against pulls on a logarithmic scale. Dashed: the slope below which no policy stays in the "
+        "long run that is good on all such problems; a straight line here is logarithmic regret, a bent one more."
+    ),
+    "Pulls of each arm": "Which share of the pulls so far went to each arm, mean over runs.",
+    "Regret at the end": (
+        "Of every run: box from the lower to the upper quarter, line at the median, triangle at the mean, whiskers "
+        "from 5 to 95 %. A heavy right tail is a policy that sometimes locks on to a worse arm."
+    ),
+    "Exact Bayes regret": (
+        "Expected regret where the arms' chances are drawn from uniform laws, by counting out all states of knowledge: "
+        "no simulation and no noise."
     ),
     "Rewards": (
         "What entering a state pays (or acting in it, where the reward looks at the state that is left). Left the "
