@@ -126,6 +126,7 @@ _EXPLANATIONS = {
         "The Bayes-optimal rule. By games: play on while all that was earned over all the time it took, the prior's "
         "shares included, is in the green. With a deadline: while what was earned is above the line of the games "
         "played."
+    ),
     "Regret": (
         "What was lost against always pulling the best arm, recomputed from the numbers of pulls: mean over runs with "
         "its 95 % interval, against pulls on a logarithmic scale. Dashed: the slope below which no policy stays in the "
