@@ -117,15 +117,26 @@ _EXPLANATIONS = {
         "Eigenvalues of A, and of A + B K with the first gain. A mode outside of the circle grows from step to step, "
         "one inside decays."
     ),
-    "What is believed": "Predictive densities of the next game under the belief; ticks: what was measured.",
-    "Rates": (
-        "What the game earns per unit time by each reading of it. Green beats the opportunity. Free to quit, a game is "
-        "worth starting at a higher rate of the opportunity than a single one: what it teaches counts."
+    "What is believed": (
+        "Densities of the unknown means, and of the rate that endless play would earn. Dashed: before the data. Ticks: "
+        "what was measured, with its mean dotted. Orange: what not playing earns; green: the chance that the game "
+        "beats it."
+    ),
+    "The next game": "Its reward and its time, unknown means included: both have power tails. Ticks: measured.",
+    "Break-even rates": (
+        "Every criterion on one scale: it plays against opportunities whose rate is below its own. Orange: the rate of "
+        "this opportunity, so that what lies to the right of it says play. Criteria that ignore the data are marked."
+    ),
+    "More games to come": (
+        "The same belief with other numbers of games. Left: what playing is worth over the opportunity; who must play "
+        "them all (dashed) gains or loses in proportion. Right: the decision now, by the number of games and the rate "
+        "of the opportunity. Its border starts at the rate of a single game and rises with what there is to be learned "
+        "for. Dot: this decision."
     ),
     "When to go on": (
         "The Bayes-optimal rule. By games: play on while all that was earned over all the time it took, the prior's "
-        "shares included, is in the green. With a deadline: while what was earned is above the line of the games "
-        "played."
+        "shares included, is in the green. Gray: courses of play in worlds drawn from the belief, a cross where they "
+        "quit. With a deadline: while what was earned is above the line of the games played."
     ),
     "Regret": (
         "What was lost against always pulling the best arm, recomputed from the numbers of pulls: mean over runs with "

@@ -6,19 +6,20 @@ equations. With a deadline the constants depend on the share of the time that is
 """
 
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from optimality.beliefs import GammaExponential, GammaKnownShape
 from optimality.core.numerics import Real, is_traced, require_range
 from optimality.core.result import Result
 from optimality.core.solve import AbstractDirect, Solution
-from optimality.exploration.play_criteria import PlayCriteria, compute_criteria
+from optimality.exploration.play_criteria import PlayCriteria, play_criteria, ratio_of_means
 from optimality.exploration.play_deadline import games_needed, plan_deadline
-from optimality.exploration.play_index import GRID, Posterior, interpolate, play_index
+from optimality.exploration.play_index import GRID, PlayIndex, Posterior, interpolate, play_index
 from optimality.exploration.play_or_not import Deadline, PlayOrNot
 from optimality.problems.criterion import Discounted, FiniteHorizon
 
@@ -96,7 +97,49 @@ class PlayDetails(eqx.Module):
     """What playing all games whatever happens is worth: against the opportunity, or with a deadline by itself."""
     games: Int[Array | np.ndarray | np.generic, ""]
     """How many were planned exactly."""
-    criteria: PlayCriteria
+    problem: PlayOrNot
+    level: _Numbers
+    risk: _Numbers
+
+    @property
+    def criteria(self) -> PlayCriteria:
+        """Every criterion, computed on demand: they depend on no horizon, and the policy not on them."""
+        problem = self.problem
+        return play_criteria(problem.rewards, problem.times, problem.rate, level=self.level, risk=self.risk)
+
+
+class Opening(NamedTuple):
+    """What a table of thresholds says before the first game."""
+
+    value: Float[Array, ""]
+    threshold: Float[Array, ""]
+    break_even: Float[Array, ""]
+    commitment: Float[Array, ""]
+
+
+def existing(rewards: GammaKnownShape, times: GammaExponential) -> tuple[Posterior, Bool[Array, ""], Bool[Array, ""]]:
+    """The shapes, with another number where a mean does not exist, and whether that of rewards and of times is so."""
+    alpha, epsilon, theta = (jnp.asarray(p) for p in (rewards.outcome_shape, rewards.shape, times.shape))
+    endless_reward, endless_time = epsilon <= 1.0, theta <= 1.0
+    shapes = Posterior(alpha, jnp.where(endless_reward, 2.0, epsilon), jnp.where(endless_time, 2.0, theta))
+    return shapes, endless_reward, endless_time
+
+
+def opening(problem: PlayOrNot, index: PlayIndex) -> Opening:
+    """Value and decision now, infinite or zero where a mean does not exist."""
+    shapes, endless_reward, endless_time = existing(problem.rewards, problem.times)
+    omega, eta, rate = (jnp.asarray(p) for p in (problem.rewards.rate, problem.times.rate, problem.rate))
+    a, b = shapes.alpha / (shapes.epsilon - 1.0), 1.0 / (shapes.theta - 1.0)
+    rho = omega / (rate * eta)
+    commitment = rate * eta * index.total * (a * rho - b)
+    value = jnp.maximum(0.0, commitment + rate * eta * b * interpolate(index.nodes, index.option, jnp.log(rho)))
+    first = jnp.where(endless_time, jnp.inf, jnp.where(endless_reward, 0.0, index.thresholds[0]))
+    return Opening(
+        value=jnp.where(endless_time, 0.0, jnp.where(endless_reward, jnp.inf, value)),
+        threshold=first,
+        break_even=omega / eta / first,
+        commitment=jnp.where(endless_time, -jnp.inf, jnp.where(endless_reward, jnp.inf, commitment)),
+    )
 
 
 class ExactPlayOrNot(AbstractDirect[PlayOrNot]):
@@ -134,45 +177,35 @@ class ExactPlayOrNot(AbstractDirect[PlayOrNot]):
             )
 
     def compute(self, problem: PlayOrNot, key=None) -> Solution:
-        rewards, times = problem.rewards, problem.times
-        rate = jnp.asarray(problem.rate)
-        criteria = compute_criteria(rewards, times, rate, jnp.asarray(self.level), jnp.asarray(self.risk))
-        alpha, epsilon, omega = (jnp.asarray(p) for p in (rewards.outcome_shape, rewards.shape, rewards.rate))
-        theta, eta = jnp.asarray(times.shape), jnp.asarray(times.rate)
-        endless_reward, endless_time = epsilon <= 1.0, theta <= 1.0
-        safe_epsilon, safe_theta = jnp.where(endless_reward, 2.0, epsilon), jnp.where(endless_time, 2.0, theta)
-        shapes = Posterior(alpha, safe_epsilon, safe_theta)
+        omega, eta, rate = (jnp.asarray(p) for p in (problem.rewards.rate, problem.times.rate, problem.rate))
+        shapes, endless_reward, endless_time = existing(problem.rewards, problem.times)
         if isinstance(problem.criterion, Deadline):
-            return self._until(problem, shapes, endless_reward, criteria)
+            return self._until(problem, shapes, endless_reward)
         discount, games, most, endless = self._horizon(problem.criterion, rate.dtype)
         index = play_index(shapes, discount, games, most_games=most, endless=endless, grid=self.grid)
-        a, b = alpha / (safe_epsilon - 1.0), 1.0 / (safe_theta - 1.0)
-        rho = omega / (rate * eta)
-        commitment = rate * eta * index.total * (a * rho - b)
-        value = jnp.maximum(0.0, commitment + rate * eta * b * interpolate(index.nodes, index.option, jnp.log(rho)))
-        first = jnp.where(endless_time, jnp.inf, jnp.where(endless_reward, 0.0, index.thresholds[0]))
-        value = jnp.where(endless_time, 0.0, jnp.where(endless_reward, jnp.inf, value))
-        commitment = jnp.where(endless_time, -jnp.inf, jnp.where(endless_reward, jnp.inf, commitment))
-        policy = PlayPolicy(index.thresholds.at[0].set(first), omega, eta, rate, endless)
-        break_even = omega / eta / first
-        myopic = jnp.asarray(criteria.ratio_of_means)
+        start = opening(problem, index)
+        policy = PlayPolicy(index.thresholds.at[0].set(start.threshold), omega, eta, rate, endless)
+        myopic = ratio_of_means(problem.rewards, problem.times)
         exists = ~(endless_time | endless_reward)
         details = PlayDetails(
-            play=rate <= break_even,
-            break_even=break_even,
+            play=rate <= start.break_even,
+            break_even=start.break_even,
             myopic_break_even=myopic,
-            bonus=jnp.where(exists, break_even / jnp.where(exists, myopic, 1.0), 1.0),
-            commitment=commitment,
+            bonus=jnp.where(exists, start.break_even / jnp.where(exists, myopic, 1.0), 1.0),
+            commitment=start.commitment,
             games=games,
-            criteria=criteria,
+            problem=problem,
+            level=jnp.asarray(self.level),
+            risk=jnp.asarray(self.risk),
         )
+        value = start.value
         finite = jnp.isfinite(value) | endless_reward
         result = jnp.where(finite, Result.CONVERGED, Result.NON_FINITE).astype(jnp.int32)
         left_out = discount ** games.astype(rate.dtype) if endless else jnp.zeros_like(rate)
         stats = {"grid_step": index.nodes[1] - index.nodes[0], "truncated": left_out}
         return Solution(value, policy, result, stats, details)
 
-    def _until(self, problem: PlayOrNot, shapes: Posterior, endless_reward, criteria: PlayCriteria) -> Solution:
+    def _until(self, problem: PlayOrNot, shapes: Posterior, endless_reward) -> Solution:
         omega, eta, rate = (jnp.asarray(p) for p in (problem.rewards.rate, problem.times.rate, problem.rate))
         assert isinstance(problem.criterion, Deadline)
         end = eta + jnp.asarray(problem.criterion.duration)
@@ -184,7 +217,7 @@ class ExactPlayOrNot(AbstractDirect[PlayOrNot]):
         thresholds = jnp.where(endless_reward, plan.thresholds.at[0].set(-jnp.inf), plan.thresholds)
         break_even = jnp.where(endless_reward, jnp.inf, omega / end * jnp.exp(-plan.thresholds[0, -1]))
         value = jnp.where(endless_reward, jnp.inf, rate * end * plan.value)
-        myopic = jnp.asarray(criteria.ratio_of_means)
+        myopic = ratio_of_means(problem.rewards, problem.times)
         details = PlayDetails(
             play=rate <= break_even,
             break_even=break_even,
@@ -192,7 +225,9 @@ class ExactPlayOrNot(AbstractDirect[PlayOrNot]):
             bonus=jnp.where(endless_reward, 1.0, break_even / jnp.where(myopic > 0.0, myopic, 1.0)),
             commitment=jnp.where(endless_reward, jnp.inf, rate * end * plan.commitment),
             games=games,
-            criteria=criteria,
+            problem=problem,
+            level=jnp.asarray(self.level),
+            risk=jnp.asarray(self.risk),
         )
         policy = DeadlinePolicy(thresholds, plan.times, omega, eta, rate, end)
         finite = jnp.isfinite(value) | endless_reward

@@ -120,8 +120,8 @@ def compute_criteria(rewards: GammaKnownShape, times: GammaExponential, rate, le
     perfect = long_rate.mean_excess(rate)
     infinity = jnp.full_like(alpha, jnp.inf)
     no_means = jnp.isinf(mean_reward) & jnp.isinf(mean_time)
-    finite_time = jnp.where(jnp.isinf(mean_time), 1.0, mean_time)
     lost = jnp.isinf(mean_time)
+    finite_time = jnp.where(lost, 1.0, mean_time)
     u, weights = logit_rule(alpha, epsilon)
     value_at_risk, cvar = _tail(rewards, times, rate, level)
     return PlayCriteria(
@@ -135,7 +135,7 @@ def compute_criteria(rewards: GammaKnownShape, times: GammaExponential, rate, le
         averse=-infinity,
         averse_ratio=_averse_ratio(rewards, times, risk),
         one_game=jnp.where(no_means | lost, -jnp.inf, mean_reward - rate * finite_time),
-        ratio_of_means=jnp.where(lost, 0.0, mean_reward / finite_time),
+        ratio_of_means=ratio_of_means(rewards, times),
         long_run=long_run,
         low_rate=rates[0],
         median_rate=rates[1],
@@ -156,6 +156,13 @@ def compute_criteria(rewards: GammaKnownShape, times: GammaExponential, rate, le
 
 
 _compiled = jax.jit(compute_criteria)
+
+
+def ratio_of_means(rewards: GammaKnownShape, times: GammaExponential) -> Float[Array, ""]:
+    """`E r / E t` of the next game: 0 where the mean time is infinite, else infinite where the mean reward is."""
+    mean_reward, mean_time = rewards.predictive().mean(), times.predictive().mean()
+    lost = jnp.isinf(mean_time)
+    return jnp.where(lost, 0.0, mean_reward / jnp.where(lost, 1.0, mean_time))
 
 
 def rate_law(rewards: GammaKnownShape, times: GammaExponential) -> BetaPrime:
