@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from optimality.exploration.bayes_ucb import BayesUCB as BayesUCB
     from optimality.exploration.bernoulli_bandit import BernoulliBandit as BernoulliBandit
     from optimality.exploration.bernoulli_bandit import ExactBandit as ExactBandit
+    from optimality.exploration.break_even_rates import break_even_rates as break_even_rates
     from optimality.exploration.exact_play import ExactPlayOrNot as ExactPlayOrNot
     from optimality.exploration.gittins import Gittins as Gittins
     from optimality.exploration.gittins import gittins_index as gittins_index
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from optimality.exploration.knowledge_gradient import KnowledgeGradient as KnowledgeGradient
     from optimality.exploration.play_criteria import play_criteria as play_criteria
     from optimality.exploration.play_criteria import sample_criterion as sample_criterion
+    from optimality.exploration.play_horizons import play_horizons as play_horizons
     from optimality.exploration.play_or_not import Deadline as Deadline
     from optimality.exploration.play_or_not import PlayOrNot as PlayOrNot
     from optimality.exploration.thompson import Thompson as Thompson

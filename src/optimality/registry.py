@@ -83,6 +83,12 @@ METHODS = (
         "posterior over behavior given optimality, noise included, with its evidence",
         "LinearQuadratic",
     ),
+    Entry(
+        "exact-play-or-not",
+        "optimality.exploration.exact_play:ExactPlayOrNot",
+        "play a game again or stop: the Bayes-optimal policy, and every criterion by its name (default)",
+        "PlayOrNot",
+    ),
 )
 """Methods of `optimality solve`."""
 
@@ -189,12 +195,6 @@ EVALUATION = (
         "PartiallyObserved",
     ),
     Entry(
-        "exact-play-or-not",
-        "optimality.exploration.exact_play:ExactPlayOrNot",
-        "play a game again or stop: the Bayes-optimal policy, and every criterion by its name",
-        "PlayOrNot",
-    ),
-    Entry(
         "exact-bandit",
         "optimality.exploration.bernoulli_bandit:ExactBandit",
         "few arms that pay 0 or 1: the Bayes-optimal policy",
@@ -253,6 +253,11 @@ PROBLEMS = (
     Entry("cart-pole", f"{_SYSTEMS}:cart_pole", "linear-quadratic: keep a pole upright on a cart"),
     Entry("double-integrator", f"{_SYSTEMS}:double_integrator", "linear-quadratic: push a mass to rest"),
     Entry("random-linear", f"{_SYSTEMS}:random_linear_quadratic", "linear-quadratic: random matrices"),
+    Entry(
+        "play-or-not",
+        "optimality.exploration.play_or_not:PlayOrNot",
+        "a decision from your own data, with options of its own: solve play-or-not --help",
+    ),
 )
 
 CRITERIA = (
@@ -426,7 +431,9 @@ EXPORTS = {
     "ExactPlayOrNot": "optimality.exploration.exact_play",
     "PlayOrNot": "optimality.exploration.play_or_not",
     "Deadline": "optimality.exploration.play_or_not",
+    "break_even_rates": "optimality.exploration.break_even_rates",
     "play_criteria": "optimality.exploration.play_criteria",
+    "play_horizons": "optimality.exploration.play_horizons",
     "sample_criterion": "optimality.exploration.play_criteria",
     "BernoulliArms": "optimality.problems.bandits",
     "GaussianArms": "optimality.problems.bandits",

@@ -40,6 +40,9 @@ METHOD, for tables:
 METHOD, for linear-quadratic problems:
 {control_methods}
 
+METHOD, for play-or-not:
+{decision_methods}
+
 decisions (with options of their own):
   optimality solve play-or-not --rewards rewards.csv --times times.csv --rate 3      play again, or stop; --help
   optimality solve bernoulli-bandit --horizon 20                                     arms of unknown chances; --help
@@ -192,12 +195,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     command, rest = arguments[0], arguments[1:]
     if command == "solve" and (not rest or rest in (["-h"], ["--help"])):
-        methods, control_methods = (
+        methods, control_methods, decision_methods = (
             _columns(tuple(entry for entry in registry.METHODS if entry.problem == problem))
-            for problem in ("TabularMDP", "LinearQuadratic")
+            for problem in ("TabularMDP", "LinearQuadratic", "PlayOrNot")
         )
-        problems = _columns(registry.PROBLEMS)
-        print(SOLVE_HELP.format(problems=problems, methods=methods, control_methods=control_methods), end="")
+        words = {"methods": methods, "control_methods": control_methods, "decision_methods": decision_methods}
+        print(SOLVE_HELP.format(problems=_columns(registry.PROBLEMS), **words), end="")
         return 0 if rest else 2
     if command == "train" and (not rest or rest in (["-h"], ["--help"])):
         print(TRAIN_HELP.format(methods=_columns(registry.LEARNERS)), end="")

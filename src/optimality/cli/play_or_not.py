@@ -14,6 +14,7 @@ from optimality.experiments.measurements import read_numbers
 from optimality.experiments.report import format_number
 from optimality.experiments.run_folder import read_config, to_json
 from optimality.exploration.exact_play import ExactPlayOrNot
+from optimality.registry import DEFAULT_METHODS
 
 HELP = """usage: optimality solve play-or-not --rate K [--rewards FILE.csv] [--times FILE.csv] [options]
 
@@ -34,6 +35,8 @@ options:
   --config FILE          repeat a run from its config.toml (or its folder); other options override it
   --json                 everything as JSON on standard output, and nothing else there
   and the method's own: --grid N, --most-games N, --truncation X, --level X, --risk X
+
+exit codes: 0 done; 2 bad input; 3 the method did not succeed; 130 interrupted
 """
 
 
@@ -50,6 +53,7 @@ def play_or_not_command(arguments: list[str]) -> int:
         config = {} if path is None else read_config(Path(path))
         if config and config.get("problem", {}).get("kind") != "play-or-not":
             raise ValueError(f"{path} is not of a decision to play or not.")
+        arguments = _without_method(arguments)
         data, arguments = _data(arguments, config.get("run", {}))
         default = from_table(config["method"], [ExactPlayOrNot], "method") if config else ExactPlayOrNot()
         method = parse(default, arguments, prog="optimality solve play-or-not", description="")
@@ -64,6 +68,17 @@ def play_or_not_command(arguments: list[str]) -> int:
     else:
         _print(run, folder)
     return 0
+
+
+def _without_method(arguments: list[str]) -> list[str]:
+    """The arguments after the name of the one method there is, which may be left out."""
+    if not arguments or arguments[0].startswith("-"):
+        return arguments
+    if arguments[0] != DEFAULT_METHODS["PlayOrNot"]:
+        raise ValueError(
+            f"the method of play-or-not is {DEFAULT_METHODS['PlayOrNot']}, but {arguments[0]!r} was given."
+        )
+    return arguments[1:]
 
 
 def _data(arguments: list[str], stored: dict[str, Any]) -> tuple[DecisionData, list[str]]:
@@ -141,5 +156,7 @@ def _print(run: DecisionRun, folder: Path | None) -> None:
         f"break-even rate {format_number(summary['break_even'])}, {format_number(summary['bonus'])} times that of a "
         f"single game; playing on whatever happens is worth {format_number(summary['commitment'])}"
     )
+    for note in summary["notes"]:
+        console.print(f"note: {note}", style="dim")
     if folder is not None:
         console.print(f"report: {folder / 'report.html'}", soft_wrap=True)

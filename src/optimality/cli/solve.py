@@ -21,10 +21,10 @@ _DEFAULT_RUN = {"episodes": 1000, "seed": 0, "sweep": "auto"}
 
 def solve_command(arguments: list[str]) -> int:
     """Exit codes: 0, 1 for a disagreement, 2 for bad input, 3 where the method failed."""
-    if arguments[:1] == ["play-or-not"]:
+    if _is_decision(arguments):
         from optimality.cli.play_or_not import play_or_not_command
 
-        return play_or_not_command(arguments[1:])
+        return play_or_not_command(arguments[1:] if arguments[0] == "play-or-not" else arguments)
     if arguments[:1] == ["bernoulli-bandit"]:
         from optimality.cli.bandits import solve_bandit_command
 
@@ -42,6 +42,17 @@ def solve_command(arguments: list[str]) -> int:
     else:
         _print(run, path)
     return 1 if run.measured.verdict == "disagrees" else 0
+
+
+def _is_decision(arguments: list[str]) -> bool:
+    """Whether to play or not is asked, by name or by the configuration that is to be repeated."""
+    if arguments[:1] == ["play-or-not"] or not arguments or not arguments[0].startswith("-"):
+        return arguments[:1] == ["play-or-not"]
+    try:
+        path, _ = take_option(arguments, "config")
+        return path is not None and read_config(Path(path)).get("problem", {}).get("kind") == "play-or-not"
+    except ValueError:
+        return False  # said by the parser
 
 
 def _parse(arguments: list[str]) -> dict[str, Any]:

@@ -30,7 +30,8 @@ def plot_unknowns(
         for place, axes in enumerate(figure.subplots(1, 3)):
             before, after = (laws[k][place] for k in (0, 1))
             data = (rewards, times, [])[place]
-            high = max(float(after.ppf(0.985)), 1.05 * max(data, default=0.0), 1.15 * opportunity * (place == 2))
+            high = min(float(after.ppf(0.985)), 6.0 * float(after.median()))
+            high = max(high, 1.05 * max(data, default=0.0), 1.15 * opportunity * (place == 2))
             x = np.linspace(high / _POINTS, high, _POINTS)
             density = after.pdf(x)
             axes.plot(x, density, color=BLUE)
@@ -244,5 +245,5 @@ def _with_deadline(axes: Any, policy: DeadlinePolicy) -> None:
             needed = rate * end * np.exp(np.interp(left, nodes, thresholds[games])) - omega
             name = {0: "before the first game", 1: "after 1 game"}.get(games, f"after {games} games")
             axes.plot(elapsed, np.maximum(needed, 0.0), color=color, label=name)
-    axes.set(xlabel="time since now", ylabel="earned since now, at least", ylim=(0.0, None))
+    axes.set(xlabel="time since now", ylabel="earned since now, at least", xlim=(0.0, None), ylim=(0.0, None))
     axes.legend()

@@ -31,7 +31,10 @@ class ProblemChoice(NamedTuple):
     @property
     def kind(self) -> str:
         """The class of the problem, one of `KINDS`, before it is made."""
-        return "TabularMDP" if self.generator is None else inspect.signature(self.generator).return_annotation.__name__
+        generator = self.generator
+        if isinstance(generator, type):
+            return generator.__name__
+        return "TabularMDP" if generator is None else inspect.signature(generator).return_annotation.__name__
 
     def build(self) -> TabularMDP | LinearQuadratic:
         """Raises `ValueError` for an unknown name (with the nearest ones), a bad option, no table, no criterion."""
@@ -39,6 +42,8 @@ class ProblemChoice(NamedTuple):
         if generator is None:
             self._require_known()
             return read_table(self.name, criterion=self.criterion, **self.options)
+        if isinstance(generator, type):
+            raise ValueError(f"{self.name} is made from data: optimality solve {self.name} --help.")
         options = dict(self.options)
         known = {k: v for k, v in inspect.signature(generator).parameters.items() if k != "criterion"}
         for option, value in self.options.items():
@@ -85,7 +90,11 @@ class ProblemChoice(NamedTuple):
         )
 
 
-KINDS = {"TabularMDP": "a table", "LinearQuadratic": "a linear-quadratic problem"}
+KINDS = {
+    "TabularMDP": "a table",
+    "LinearQuadratic": "a linear-quadratic problem",
+    "PlayOrNot": "a decision to play or not",
+}
 """Classes of problems that the command line makes, in words."""
 _TYPES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
