@@ -1,12 +1,19 @@
 """`optimality solve play-or-not` as a user meets it, and the CSV files it reads."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
 import pytest
 
+from optimality.beliefs import GammaExponential, GammaKnownShape
 from optimality.cli.main import main
+from optimality.core.solve import solve
 from optimality.experiments.measurements import read_numbers
+from optimality.exploration.exact_play import ExactPlayOrNot
+from optimality.exploration.play_or_not import PlayOrNot
+from optimality.problems.criterion import FiniteHorizon
 
 QUICK = ["--games", "2", "--grid", "1024"]
 
@@ -53,18 +60,113 @@ def test_json(capsys, files):
     assert one_game["number"] == pytest.approx(2.0 * 4.5 / 6.0 - 1.05 * 3.0 / 2.0)
 
 
-def test_the_report_and_its_repetition(capsys, files, tmp_path):
-    arguments = ["--rewards", files[0], "--times", files[1], "--rate", "0.8", *QUICK, "--out", str(tmp_path / "runs")]
-    assert output(capsys, *arguments)[0] == 0
-    folder = next((tmp_path / "runs").iterdir())
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory):
+    """`optimality solve play-or-not` from three rewards and two times: (exit code, run folder)."""
+    place = tmp_path_factory.mktemp("decided")
+    (place / "rewards.csv").write_text("reward\n2.0\n\n1.0\n0.5\n")
+    (place / "times.csv").write_text("game,duration\n1,0.5\n2,1.5\n")
+    data = ["--rewards", str(place / "rewards.csv"), "--times", f"{place / 'times.csv'}:duration"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = main(["solve", "play-or-not", *data, "--rate", "0.8", *QUICK, "--out", str(place / "runs")])
+    return code, next((place / "runs").iterdir())
+
+
+CAPTIONS = ("what-is-believed", "the-next-game", "break-even-rates", "more-games-to-come", "when-to-go-on")
+
+
+def test_the_report(decided):
+    code, folder = decided
+    assert code == 0
     report = (folder / "report.html").read_text()
-    for words in ("Every criterion, and why they differ", "When to go on", "3 rewards, 2 times", "free to quit"):
+    for words in (
+        "Every criterion, and why they differ",
+        "3 rewards, 2 times",
+        "free to quit",
+        "The rule",
+        "20000 worlds",
+    ):
         assert words in report
+    assert report.count("<svg") == 5
+    assert "<script" not in report
+    assert "http" not in report.replace("http://www.w3.org", "").replace("http://purl.org", "")
+    assert {path.stem for path in (folder / "plots").iterdir()} == set(CAPTIONS)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["games_played"] for row in rows] == [0, 1]
+
+
+def test_the_summary(decided):
+    """The rule and the sentences are of the same numbers as the solution in Python."""
+    _, folder = decided
+    record = json.loads((folder / "run.json").read_text())
+    summary = record["summary"]
+    assert record["status"] == "finished"
+    rewards, times = GammaKnownShape(1.0, 4.0, 4.5), GammaExponential(3.0, 3.0)
+    solution = solve(PlayOrNot(rewards, times, 0.8, FiniteHorizon(2)), ExactPlayOrNot(grid=1024))
+    assert summary["value"] == pytest.approx(float(solution.value), rel=1e-12)
+    thresholds = [row["go_on_above"] for row in summary["rule"]]
+    assert thresholds == pytest.approx(list(0.8 * solution.policy.thresholds), rel=1e-12)
+    for row in summary["criteria"]:
+        assert row["play"] == (row["break_even"] is None or row["break_even"] >= 0.8)
+    one = next(row for row in summary["criteria"] if row["name"] == "ratio of means")
+    assert one["break_even"] == pytest.approx(4.5 / 3.0 / (3.0 / 2.0))
+    assert any("1.5 times that" in sentence for sentence in summary["why"])  # theta / (theta - 1)
+    simulated = summary["simulated"]
+    assert abs(simulated["earned"] - summary["value"]) < 5.0 * simulated["standard_error"]
+    assert 0.0 < simulated["games_played"] <= 2.0
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_repeats_from_its_configuration(decided, capsys, tmp_path, named):
+    """With the problem's name or without, and without the CSV files, whose numbers the configuration holds."""
+    _, folder = decided
     first = json.loads((folder / "run.json").read_text())["summary"]
-    again = json.loads(output(capsys, "--config", str(folder), "--out", str(tmp_path / "again"), "--json")[1])
-    assert {**again, "run": None} == {**first, "run": None}
+    name = ["play-or-not"] if named else []
+    assert main(["solve", *name, "--config", str(folder), "--out", str(tmp_path), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert {k: v for k, v in again.items() if k not in ("run", "seconds")} == {
+        k: v for k, v in first.items() if k != "seconds"
+    }
+
+
+def test_options_override_a_configuration(decided, capsys, tmp_path):
+    _, folder = decided
     changed = json.loads(output(capsys, "--config", str(folder), "--rate", "9", "--out", str(tmp_path), "--json")[1])
     assert not changed["play"]
+    assert changed["posterior"]["rewards"] == [4.0, 4.5]
+
+
+def test_a_configuration_of_another_problem_is_refused(capsys, tmp_path):
+    (tmp_path / "config.toml").write_text('schema = 1\n[problem]\nkind = "FrozenLake-v1"\n')
+    code, _, err = output(capsys, "--config", str(tmp_path / "config.toml"))
+    assert code == 2
+    assert "is not of a decision to play or not" in err
+
+
+@pytest.mark.parametrize(
+    ("horizon", "words"), [(["--deadline", "2"], "until the time 2"), (["--chance", "0.5"], "another game with chance")]
+)
+def test_other_horizons(decided, capsys, tmp_path, horizon, words):
+    _, folder = decided
+    quick = ["--most-games", "20", "--grid", "1024"]
+    code, out, _ = output(capsys, "--config", str(folder), *horizon, *quick, "--out", str(tmp_path), "--json")
+    summary = json.loads(out)
+    assert code == 0
+    assert words in (Path(summary["run"]) / "report.html").read_text()
+    assert (summary["simulated"] is None) == (horizon[0] == "--deadline")
+    assert summary["play"] == (summary["break_even"] >= 0.8)
+
+
+def test_means_that_do_not_exist_are_said(capsys, tmp_path):
+    """From times alone: the mean reward is infinite, so one plays, and nothing in the report is NaN."""
+    (tmp_path / "times.csv").write_text("1.0\n2.0\n")
+    code, out, _ = output(capsys, "--times", str(tmp_path / "times.csv"), "--rate", "1", *QUICK, "--json")
+    summary = json.loads(out)
+    assert code == 0
+    assert summary["play"]
+    assert "mean reward is infinite" in summary["notes"][0]
+    assert "NaN" not in (Path(summary["run"]) / "report.html").read_text()
+    assert "nan" not in (Path(summary["run"]) / "report.html").read_text().split("<svg")[0]
 
 
 def test_an_interruption_is_recorded(capsys, files, tmp_path, monkeypatch):
@@ -77,6 +179,47 @@ def test_an_interruption_is_recorded(capsys, files, tmp_path, monkeypatch):
     code, _, _ = output(capsys, "--rewards", files[0], "--times", files[1], "--rate", "1", "--out", str(tmp_path / "x"))
     assert code == 130
     assert json.loads(next((tmp_path / "x").glob("*/run.json")).read_text())["status"] == "interrupted"
+
+
+def test_a_failure_is_recorded(capsys, files, tmp_path, monkeypatch):
+    """Of the method: exit code 3, and the record says what failed."""
+    from optimality.core.result import Result, SolverError
+    from optimality.experiments import decision_run
+
+    def failing(*_):
+        raise SolverError("ExactPlayOrNot", Result.NON_FINITE, None, "")
+
+    monkeypatch.setattr(decision_run, "solve", failing)
+    code, _, err = output(
+        capsys, "--rewards", files[0], "--times", files[1], "--rate", "1", "--out", str(tmp_path / "x")
+    )
+    assert code == 3
+    assert "ExactPlayOrNot" in err
+    record = json.loads(next((tmp_path / "x").glob("*/run.json")).read_text())
+    assert record["status"] == "failed"
+    assert "SolverError" in record["error"]
+
+
+def test_it_is_among_problems_and_methods(capsys):
+    assert main(["list", "--json"]) == 0
+    names = json.loads(capsys.readouterr().out)
+    assert "play-or-not" in names["problems"]
+    assert "exact-play-or-not" in names["methods"]
+    assert main(["solve", "--help"]) == 0
+    assert "exact-play-or-not" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["solve", "FrozenLake-v1", "exact-play-or-not"], "is a method for a decision to play or not"),
+        (["irl", "play-or-not", "--demonstrations", "x"], "play-or-not is no table"),
+        (["solve", "play-or-no"], "Did you mean play-or-not"),
+    ],
+)
+def test_where_it_does_not_belong(capsys, arguments, message):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_help(capsys):
@@ -94,6 +237,10 @@ def test_help(capsys):
         (["--rate", "1", "--games", "2", "--chance", "0.5"], "--games and --chance exclude each other"),
         (["--rate", "1", "--time-prior", "3"], "two numbers with a comma between them, such as 2,1.5, but '3'"),
         (["--rate", "1", "--rewards", "nowhere.csv"], "nowhere.csv cannot be read"),
+        (["lqr", "--rate", "1"], "the method of play-or-not is exact-play-or-not, but 'lqr' was given"),
+        (["--rate", "1", "--chance", "1.5"], "discount"),
+        (["--rate", "1", "--deadline", "0"], "duration of Deadline must be above 0"),
+        (["--rate", "1", "--games", "0"], "--games must be a whole number, at least 1"),
         (["--rate", "1"], "neither a mean reward nor a mean time exists"),
     ],
 )
