@@ -20,6 +20,8 @@ import optimality as ox
 from optimality import registry
 from optimality.cli.main import main
 from optimality.experiments import plots
+from optimality.experiments.decision_plots import plot_break_evens, plot_horizons
+from optimality.experiments.decision_run import SHOWN_CRITERIA
 from optimality.experiments.report import to_svg
 from optimality.experiments.temperature_sweep import TemperatureSweep, temperature_sweep, temperatures_for
 from optimality.experiments.training_report import GLOSSARY
@@ -53,12 +55,15 @@ TRAINING = {
 }
 """One after another in one folder; `RUN` stands for the folder of the run that the first of them made."""
 
+DECISION = ["solve", "play-or-not", "--rewards", "games.csv:pay", "--times", "games.csv:hours", "--rate", "2.2"]
+
 
 def make_all(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for name, text in {**pictures_and_tables(), **transcripts()}.items():
         (folder / name).write_text(text, encoding="utf-8")
     make_training(folder)
+    make_decision(folder)
 
 
 def transcripts() -> dict[str, str]:
@@ -95,6 +100,31 @@ def make_training(folder: Path) -> None:
         shutil.copy(run / "plots" / "learning-curve.svg", folder / "first_training.svg")
 
 
+def make_decision(folder: Path) -> None:
+    """The decision of how_to/your_own_decision.md, from the table that the page shows: transcript and figures."""
+    page = (Path(__file__).parent / "how_to" / "your_own_decision.md").read_text()
+    table = re.findall(r"^```text\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0]
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "games.csv").write_text(table)
+        (folder / "own_decision.txt").write_text(printed(DECISION, place))
+        run = next(Path(place).glob("runs/*"))
+        for name in ("break-even-rates", "more-games-to-come", "when-to-go-on"):
+            shutil.copy(run / "plots" / f"{name}.svg", folder / f"own_{name.replace('-', '_')}.svg")
+
+
+def play_or_not() -> dict[str, Figure]:
+    """What the code of explanation/play_or_not.md finds."""
+    names = names_of("explanation/play_or_not.md")
+    rates = {SHOWN_CRITERIA.get(name, name): rate for name, rate in names["rates"].items()}
+    details = names["solution"].details
+    rates = {name: rate for name, rate in rates.items() if name}
+    rates["Bayes-optimal, of at most 20 games"] = float(details.break_even)
+    return {
+        "play_break_evens": plot_break_evens(rates, 3.0),
+        "play_horizons": plot_horizons(names["horizons"], 3.0, float(details.myopic_break_even), (20, 3.0)),
+    }
+
+
 def pictures_and_tables() -> dict[str, str]:
     lake = ox.TabularMDP.from_gymnasium("FrozenLake-v1")
     soft = ox.solve(lake, ox.SoftValueIteration())
@@ -105,6 +135,7 @@ def pictures_and_tables() -> dict[str, str]:
         "gradient_noise": gradient_noise(),
         "own_simulator": own_simulator(),
         "single_sample": single_sample(),
+        **play_or_not(),
         "linear_quadratic_posteriors": linear_quadratic_posteriors(),
         "lake_map": plots.plot_map(lake, soft.value, soft.policy),
         "lake_time": plots.plot_value_in_time(soft.value, lake.initial),
