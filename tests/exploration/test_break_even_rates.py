@@ -63,6 +63,12 @@ def test_where_means_do_not_exist():
     assert 0.0 < heavy["CVaR"] < heavy["median rate"] < np.inf
 
 
+def test_extreme_levels_end():
+    """A level of 1e-6 asks for a rate far below all others; it is found, or said to be 0."""
+    rate = break_even_rates(REWARDS, TIMES, level=1e-6)["CVaR"]
+    assert 0.0 <= rate < 1e-4
+
+
 NUMBERS = (1, 2, 3, 5, 10)
 
 
@@ -99,7 +105,7 @@ def test_criteria_of_a_solution_are_those_of_the_beliefs():
     expected = play_criteria(REWARDS, TIMES, 3.0, level=0.1, risk=0.2)
     for ours, theirs in zip(jax.tree.leaves(solution.details.criteria), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_allclose(solution.details.myopic_break_even, expected.ratio_of_means, 1e-15)
+    np.testing.assert_allclose(solution.details.myopic_break_even, float(expected.ratio_of_means), 1e-15)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,9 @@ options:
 exit codes: 0 done; 2 bad input; 3 the method did not succeed; 130 interrupted
 """
 
+_WIDE = 120
+"""Columns from which on each criterion has its sentence in the table; the report has them always."""
+
 
 def play_or_not_command(arguments: list[str]) -> int:
     """Exit codes: 0, 2 for bad input, 3 where the method failed."""
@@ -143,13 +146,17 @@ def _print(run: DecisionRun, folder: Path | None) -> None:
             f"belief about the rate of {name}: Gamma({format_number(shape)}, {format_number(rate)})", style="dim"
         )
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("criterion", "number", "against", "decision", ""):
+    wide = console.width >= _WIDE
+    for title in ("criterion", "number", "against", "decision", "plays up to", *([""] if wide else [])):
         table.add_column(title)
     for row in summary["criteria"]:
         decision = "[green]play[/green]" if row["play"] else "stop"
         numbers = format_number(row["number"]), format_number(row["threshold"])
-        table.add_row(row["name"], *numbers, decision, escape(row["sentence"]))
+        why = [escape(row["sentence"])] if wide else []
+        table.add_row(row["name"], *numbers, decision, format_number(row["break_even"]), *why)
     console.print(table)
+    for sentence in summary["why"]:
+        console.print(f"- {sentence}", style="dim")
     verdict = "[green]play[/green]" if summary["play"] else "[bold]stop[/bold]"
     console.print(f"Bayes-optimal now: {verdict}, worth {format_number(summary['value'])}")
     console.print(

@@ -14,6 +14,9 @@ from optimality.beliefs import GammaExponential, GammaKnownShape
 from optimality.core.numerics import Real
 from optimality.exploration.play_criteria import PlayCriteria, play_criteria
 
+_FARTHEST = 200.0
+"""In the logarithm of the rate."""
+
 
 def break_even_rates(
     rewards: GammaKnownShape, times: GammaExponential, *, level: Real = 0.05, risk: Real = 0.05
@@ -56,12 +59,17 @@ def break_even_rates(
 
 
 def _crossing(function: Callable[[float], float], start: float) -> float:
-    """Where a function that falls with the rate is zero; the bracket grows from `start` in both directions."""
+    """Where a function that falls with the rate is zero; the bracket grows from `start` in both directions. 0 or
+    infinity where it has one sign at all rates that can be told from these."""
     low = high = np.log(start)
     while function(float(np.exp(low))) < 0.0:
         low -= 2.0
+        if low < -_FARTHEST:
+            return 0.0
     while function(float(np.exp(high))) > 0.0:
         high += 2.0
+        if high > _FARTHEST:
+            return np.inf
     if low == high:
         return start
     root: Any = brentq(lambda z: function(float(np.exp(z))), low, high, xtol=1e-10)
