@@ -10,7 +10,7 @@ from optimality.exploration.play_or_not import PlayOrNot
 from optimality.problems.criterion import Discounted, FiniteHorizon
 
 LONGEST = 1000
-"""Games after which a course without a last game is cut."""
+"""Games after which a course is cut."""
 
 
 class Courses(NamedTuple):
@@ -19,6 +19,8 @@ class Courses(NamedTuple):
     played: Int[np.ndarray, " worlds"]
     earned: Float[np.ndarray, " worlds"]
     """Rewards less `rate` times the time, of the games that were played."""
+    cut: int
+    """How many worlds would have gone on after `LONGEST` games."""
     ratios: list[Float[np.ndarray, " games"]]
     """Of the first worlds: `omega / eta` before the first game and after each."""
 
@@ -35,7 +37,7 @@ def play_courses(problem: PlayOrNot, policy: PlayPolicy, *, worlds: int, shown: 
     alpha, omega, eta = (float(np.asarray(p)) for p in (rewards.outcome_shape, rewards.rate, times.rate))
     slow = rng.gamma(float(np.asarray(times.shape)), 1.0 / eta, worlds)
     beta = rng.gamma(float(np.asarray(rewards.shape)), 1.0 / omega, worlds)
-    last = criterion.horizon if isinstance(criterion, FiniteHorizon) else LONGEST
+    last = min(criterion.horizon, LONGEST) if isinstance(criterion, FiniteHorizon) else LONGEST
     thresholds = rate * np.asarray(policy.thresholds, np.float64)
     reward, time, earned = np.full(worlds, omega), np.full(worlds, eta), np.zeros(worlds)
     played, going = np.zeros(worlds, int), np.ones(worlds, bool)
@@ -53,4 +55,5 @@ def play_courses(problem: PlayOrNot, policy: PlayPolicy, *, worlds: int, shown: 
         for k, course in enumerate(ratios):
             if going[k]:
                 course.append(float(reward[k] / time[k]))
-    return Courses(played, earned, [np.array(course) for course in ratios])
+    cut = 0 if isinstance(criterion, FiniteHorizon) and criterion.horizon <= LONGEST else int(np.sum(going))
+    return Courses(played, earned, cut, [np.array(course) for course in ratios])

@@ -16,7 +16,7 @@ from optimality.experiments.decision_plots import (
     plot_predictions,
     plot_unknowns,
 )
-from optimality.experiments.decision_rollouts import Courses, play_courses
+from optimality.experiments.decision_rollouts import LONGEST, Courses, play_courses
 from optimality.experiments.measured import stopwatch
 from optimality.experiments.report import format_number, render
 from optimality.experiments.run_folder import RunFolder, require_writable
@@ -177,7 +177,8 @@ def _decide(data: DecisionData, problem: PlayOrNot, method: ExactPlayOrNot) -> D
         lambda: break_even_rates(problem.rewards, problem.times, level=method.level, risk=method.risk),
     )
     exist = min(float(problem.rewards.shape), float(problem.times.shape)) > 1.0
-    numbers = {*HORIZONS} | ({int(data.extent)} if data.horizon == "games" else set())
+    listed = data.horizon == "games" and data.extent <= LONGEST
+    numbers = {*HORIZONS, int(data.extent)} if listed else {*HORIZONS}
     horizons = courses = None
     if exist:
         horizons = timed("horizons", lambda: play_horizons(problem, sorted(numbers), grid=min(method.grid, 4096)))
@@ -241,6 +242,7 @@ def simulated(run: DecisionRun) -> dict[str, Any] | None:
         "earned": float(earned.mean()),
         "standard_error": float(earned.std(ddof=1) / np.sqrt(earned.size)) if spread else np.nan,
         "lost": float(np.mean(earned < 0.0)),
+        "cut": run.courses.cut,
     }
 
 
@@ -270,7 +272,8 @@ def figures(run: DecisionRun) -> dict[str, Any]:
     named = {SHOWN_CRITERIA.get(name, name): rate for name, rate in run.break_evens.items()}
     named = {name: rate for name, rate in named.items() if name}
     named[f"Bayes-optimal, {kind.get(data.horizon, f'until {data.extent:g}')}"] = float(details.break_even)
-    now = (int(data.extent), data.rate) if data.horizon == "games" else None
+    listed = data.horizon == "games" and data.extent <= LONGEST
+    now = (int(data.extent), data.rate) if listed else None
     drawn = {
         "What is believed": plot_unknowns(run.problem, data.before(), data.rewards, data.times, data.rate),
         "The next game": plot_predictions(run.problem, data.rewards, data.times),
