@@ -9,7 +9,8 @@ Exponential utility of `reward - rate time` is infinite at every level, since bo
 seeking player always plays, an averse one never does. A dial of risk that turns needs quantiles or CVaR.
 """
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -303,27 +304,26 @@ def sample_criterion(
         raise ValueError(f"{name} is not estimated by samples: {infinite[name]}. See play_criteria for what it is.")
     if name not in _SAMPLED:
         raise ValueError(f"unknown criterion {name!r}: those with samples are {', '.join(_SAMPLED)}.")
-    values = np.asarray(at_precision(_sampler(name, samples), rewards, times, rate, key))
+    reward, time, long_rate = at_precision(partial(_draw, samples=samples), rewards, times, key)
+    rate = float(np.asarray(rate))
+    values = {
+        "one_game": lambda: reward - rate * time,
+        "long_run": lambda: long_rate,
+        "chance_of_rate": lambda: 1.0 * (long_rate >= rate),
+        "chance_of_game": lambda: 1.0 * (reward >= rate * time),
+        "log_growth": lambda: np.log(reward) - np.log(time),
+        "perfect_information": lambda: np.maximum(long_rate - rate, 0.0),
+    }[name]()
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(samples))
 
 
-def _sampler(name: str, samples: int) -> Any:
-    def draw(rewards, times, rate, key):
-        key_beta, key_lambda, key_reward, key_time = jax.random.split(key, 4)
-        dtype = jnp.asarray(rewards.shape).dtype
-        beta = jax.random.gamma(key_beta, rewards.shape, (samples,), dtype) / rewards.rate
-        slowness = jax.random.gamma(key_lambda, times.shape, (samples,), dtype) / times.rate
-        r = jax.random.gamma(key_reward, rewards.outcome_shape, (samples,), dtype) / beta
-        t = jax.random.exponential(key_time, (samples,), dtype) / slowness
-        long_rate = rewards.outcome_shape * slowness / beta
-        values = {
-            "one_game": r - rate * t,
-            "long_run": long_rate,
-            "chance_of_rate": (long_rate >= rate).astype(dtype),
-            "chance_of_game": (r >= rate * t).astype(dtype),
-            "log_growth": jnp.log(r) - jnp.log(t),
-            "perfect_information": jnp.maximum(long_rate - rate, 0.0),
-        }
-        return values[name]
-
-    return jax.jit(draw)
+@partial(jax.jit, static_argnames="samples")
+def _draw(rewards: GammaKnownShape, times: GammaExponential, key: PRNGKeyArray, *, samples: int) -> tuple[Any, ...]:
+    """Rewards, times and rates of playing for ever, each in a world of its own."""
+    key_beta, key_lambda, key_reward, key_time = jax.random.split(key, 4)
+    dtype = jnp.asarray(rewards.shape).dtype
+    beta = jax.random.gamma(key_beta, rewards.shape, (samples,), dtype) / rewards.rate
+    slowness = jax.random.gamma(key_lambda, times.shape, (samples,), dtype) / times.rate
+    r = jax.random.gamma(key_reward, rewards.outcome_shape, (samples,), dtype) / beta
+    t = jax.random.exponential(key_time, (samples,), dtype) / slowness
+    return r, t, rewards.outcome_shape * slowness / beta
