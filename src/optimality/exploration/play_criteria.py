@@ -10,7 +10,7 @@ seeking player always plays, an averse one never does. A dial of risk that turns
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
