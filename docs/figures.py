@@ -128,6 +128,7 @@ def pictures_and_tables() -> dict[str, str]:
         "what_judges_ignore.md": what_judges_ignore(),
         "inverse_speeds.md": inverse_speeds(),
         "bandit_regrets.md": bandit_regrets(),
+        "objectworld.md": objectworld_differences(),
     }
 
 
@@ -419,11 +420,24 @@ def what_judges_ignore() -> str:
     return "\n".join(["| measure | what it does not see |", "| --- | --- |", *rows]) + "\n"
 
 
+def objectworld_differences() -> str:
+    """The newest figures of benchmarks/objectworld.py: a linear reward beside a network."""
+    lines = (Path(__file__).parents[1] / "benchmarks" / "results" / "objectworld.jsonl").read_text().splitlines()
+    newest = {(row["features"], row["demonstrations"], row["reward"]): row for row in map(json.loads, lines)}
+    table = ["| features | demonstrations | linear | network |", "| --- | --- | --- | --- |"]
+    for features, number in dict.fromkeys(key[:2] for key in newest):
+        rows = [newest[features, number, kind] for kind in ("linear", "network")]
+        cells = " | ".join(f"{row['difference']:.3f} ± {row['standard_error']:.3f}" for row in rows)
+        table.append(f"| {features} | {number} | {cells} |")
+    last = next(reversed(newest.values()))
+    return "\n".join(table) + f"\n\nMean and standard error of {last['worlds']} worlds. Commit {last['commit']}.\n"
+
+
 def bandit_regrets() -> str:
     """The newest figures of benchmarks/bandits.py: regret beside the published means, and seconds."""
     lines = (Path(__file__).parents[1] / "benchmarks" / "results" / "bandits.jsonl").read_text().splitlines()
     newest = {(row["measurement"], row["policy"]): row for row in map(json.loads, lines)}
-    table = ["| policy | regret after 1,000 pulls | published | 5 % to 95 % of runs | runs | seconds of CPU |"]
+    table = ["| policy | regret after 1,000 pulls | published | 10 % to 95 % of runs | runs | seconds of CPU |"]
     table.append("| --- | --- | --- | --- | --- | --- |")
     for (measurement, policy), row in newest.items():
         if measurement == "published table":
