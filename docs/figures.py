@@ -158,6 +158,8 @@ def pictures_and_tables() -> dict[str, str]:
         "sample_efficiency.md": sample_efficiency(),
         "what_judges_ignore.md": what_judges_ignore(),
         "inverse_speeds.md": inverse_speeds(),
+        "bandit_regrets.md": bandit_regrets(),
+        "objectworld.md": objectworld_differences(),
     }
 
 
@@ -447,6 +449,42 @@ def what_judges_ignore() -> str:
     """Measures of a recovered reward, and what each does not see."""
     rows = [f"| `{name}` | {blind} |" for name, blind in IGNORES.items()]
     return "\n".join(["| measure | what it does not see |", "| --- | --- |", *rows]) + "\n"
+
+
+def objectworld_differences() -> str:
+    """The newest figures of benchmarks/objectworld.py: a linear reward beside a network."""
+    lines = (Path(__file__).parents[1] / "benchmarks" / "results" / "objectworld.jsonl").read_text().splitlines()
+    newest = {(row["features"], row["demonstrations"], row["reward"]): row for row in map(json.loads, lines)}
+    table = ["| features | demonstrations | linear | network |", "| --- | --- | --- | --- |"]
+    for features, number in dict.fromkeys(key[:2] for key in newest):
+        rows = [newest[features, number, kind] for kind in ("linear", "network")]
+        cells = " | ".join(f"{row['difference']:.3f} ± {row['standard_error']:.3f}" for row in rows)
+        table.append(f"| {features} | {number} | {cells} |")
+    last = next(reversed(newest.values()))
+    return "\n".join(table) + f"\n\nMean and standard error of {last['worlds']} worlds. Commit {last['commit']}.\n"
+
+
+def bandit_regrets() -> str:
+    """The newest figures of benchmarks/bandits.py: regret beside the published means, and seconds."""
+    lines = (Path(__file__).parents[1] / "benchmarks" / "results" / "bandits.jsonl").read_text().splitlines()
+    newest = {(row["measurement"], row["policy"]): row for row in map(json.loads, lines)}
+    table = ["| policy | regret after 1,000 pulls | published | 10 % to 95 % of runs | runs | seconds of CPU |"]
+    table.append("| --- | --- | --- | --- | --- | --- |")
+    for (measurement, policy), row in newest.items():
+        if measurement == "published table":
+            mean = f"{row['regret']:.1f} ± {row['half_width_95']:.1f}"
+            spread = f"{row['quantiles'][0]:.0f} to {row['quantiles'][-1]:.0f}"
+            table.append(
+                f"| `{policy}` | {mean} | {row['published']} | {spread} | {row['runs']:,} | {row['cpu_s']:.1f} |"
+            )
+    speeds = ", ".join(
+        f"`{policy}` {row['cpu_ns_a_round']:.0f} ns ({row['numpy_cpu_ns_a_round']:.0f} ns by vectorized NumPy)"
+        for (measurement, policy), row in newest.items()
+        if measurement == "speed"
+    )
+    last = next(reversed(newest.values()))
+    text = f"A round of a run takes, in CPU time: {speeds}. Commit {last['commit']}; {last['machine']}."
+    return "\n".join(table) + f"\n\n{text}\n"
 
 
 def inverse_speeds() -> str:

@@ -14,7 +14,7 @@ import pytest
 import optimality as ox
 from optimality.cli.main import main
 from optimality.experiments import demonstration_run
-from optimality.inverse.demonstrated import check_demonstrations
+from optimality.inverse.demonstration_checks import check_demonstrations
 
 COMMAND = [sys.executable, "-m", "optimality.cli.main"]
 TINY = ["--rollout-steps", "8", "--environments", "2", "--minibatches", "1", "--epochs", "1", "--network.hidden", "4"]
@@ -63,7 +63,7 @@ def test_a_solved_table(expert, tmp_path, capsys):
     assert record["terminated"] == made.terminated.mean()
     assert record["steps"] == made.lengths.sum()
     assert "jax" in record["versions"]
-    check_demonstrations(ox.TabularMDP.from_gymnasium("FrozenLake-v1"), made, actions=True)
+    check_demonstrations(ox.TabularMDP.from_gymnasium("FrozenLake-v1"), made)
     assert len(np.unique(made.action)) == 4
 
 
