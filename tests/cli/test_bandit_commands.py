@@ -126,3 +126,15 @@ def test_help(capsys):
         code, out, _ = output(capsys, command, "bernoulli-bandit", "--help")
         assert code == 0
         assert out.startswith(f"usage: optimality {command} bernoulli-bandit")
+
+
+def test_an_interrupted_study_says_so(tmp_path, monkeypatch):
+    from optimality.experiments import bandit_run
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bandit_run, "simulate_bandit", interrupted)
+    arguments = ["train", "bernoulli-bandit", "ucb1", "--arms", "0.2,0.5", "--steps", "20", "--out", str(tmp_path)]
+    assert main(arguments) == 130
+    assert json.loads(next(tmp_path.glob("*/run.json")).read_text())["status"] == "interrupted"

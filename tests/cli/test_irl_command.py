@@ -74,6 +74,7 @@ def test_margins(method, demonstrations, tmp_path, capsys):
     assert summary["parameters"] == 16
     assert np.isfinite(list(summary["returns"].values())).all()
     assert summary["judged"]["regret"] >= 0.0
+    assert 0.0 <= summary["judged"]["return after transfer"] <= 1.0
     assert ox.load_policy(summary["run"]).probabilities.shape[-2:] == (16, 4)
     assert "what it does not see" in (tmp_path / summary["run"].rsplit("/", 1)[-1] / "report.html").read_text()
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 import optimality as ox
 from optimality.experiments import plots
 from optimality.experiments.report import format_number, to_svg
-from optimality.experiments.run_folder import RunFolder, read_config, require_writable, to_json
+from optimality.experiments.run_folder import RunFolder, failures_noted, read_config, require_writable, to_json
 from optimality.experiments.saved_policy import FILE, load_policy, policy_bytes
 from optimality.experiments.statistics import mean_interval
 from optimality.experiments.temperature_sweep import is_small, temperature_sweep
@@ -30,6 +30,20 @@ def test_life_of_a_folder(tmp_path):
     ]
     assert read_config(folder.path)["problem"] == {"kind": "chain"}
     assert not list(folder.path.glob("*.tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [(KeyboardInterrupt(), "interrupted", None), (ValueError("too far"), "failed", "ValueError: too far")],
+)
+def test_what_goes_wrong_is_noted_and_raised(error, status, said, tmp_path):
+    folder = RunFolder.create(tmp_path, method="m", problem="p", seed=0, config={}, command=[])
+    with pytest.raises(type(error)), failures_noted(folder):
+        raise error
+    record = json.loads((folder.path / "run.json").read_text())
+    assert (record["status"], record.get("error")) == (status, said)
+    with pytest.raises(type(error)), failures_noted(None):
+        raise error
 
 
 def test_unwritable_folders(tmp_path):

@@ -16,7 +16,7 @@ from optimality.experiments.bandit_plots import (
     plot_regret,
 )
 from optimality.experiments.report import render
-from optimality.experiments.run_folder import RunFolder
+from optimality.experiments.run_folder import RunFolder, failures_noted
 from optimality.experiments.statistics import mean_interval
 from optimality.exploration.bandit_policy import AbstractBanditPolicy
 from optimality.exploration.bandit_simulation import BanditTrace, simulate_bandit
@@ -108,7 +108,7 @@ def run_bandit(
         folder = RunFolder.create(
             out, method=method, problem="bernoulli-bandit", seed=seed, config=config, command=command
         )
-    try:
+    with failures_noted(folder):
         traces = simulate_bandit(arms, policies, horizon=steps, runs=runs, seed=seed)
         horizon = min(steps, EXACT_HORIZON.get(arms.size, 0))
         prior = BetaBernoulli(np.ones(arms.size), np.ones(arms.size))
@@ -122,10 +122,6 @@ def run_bandit(
             page = render("bandit.html.jinja", title, study.summary(), study.figures(), folder)
             folder.write_text("report.html", page)
             folder.finish("finished", summary=study.summary())
-    except BaseException as error:
-        if folder is not None:
-            folder.finish("failed", error=str(error))
-        raise
     return study, None if folder is None else folder.path
 
 

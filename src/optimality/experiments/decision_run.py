@@ -19,7 +19,7 @@ from optimality.experiments.decision_plots import (
 from optimality.experiments.decision_rollouts import LONGEST, Courses, play_courses
 from optimality.experiments.measured import stopwatch
 from optimality.experiments.report import format_number, render
-from optimality.experiments.run_folder import RunFolder, require_writable
+from optimality.experiments.run_folder import RunFolder, failures_noted, require_writable
 from optimality.exploration.break_even_rates import break_even_rates
 from optimality.exploration.exact_play import ExactPlayOrNot, PlayPolicy
 from optimality.exploration.play_criteria import PlayCriteria
@@ -149,21 +149,13 @@ def run_decision(
         }
         kind = kind_of(type(method))
         folder = RunFolder.create(out, method=kind, problem="play-or-not", seed=0, config=config, command=command or [])
-    try:
+    with failures_noted(folder):
         run = _decide(data, problem, method)
         if folder is not None:
             page = render("decision.html.jinja", "Play or not", run.summary(), figures(run), folder)
             folder.write_text("report.html", page)
             folder.metrics(rule(run))
             folder.finish("finished", summary=run.summary())
-    except KeyboardInterrupt:
-        if folder is not None:
-            folder.finish("interrupted")
-        raise
-    except Exception as error:
-        if folder is not None:
-            folder.finish("failed", error=f"{type(error).__name__}: {error}")
-        raise
     return run, None if folder is None else folder.path
 
 

@@ -1,5 +1,6 @@
 """Recovering a reward: read demonstrations, infer, judge by what is known, and write all that down."""
 
+import dataclasses
 import math
 from functools import partial
 from pathlib import Path
@@ -15,22 +16,27 @@ from optimality.experiments.inverse_plots import plot_feature_matching, plot_fit
 from optimality.experiments.measured import stopwatch
 from optimality.experiments.problem_choice import ProblemChoice
 from optimality.experiments.report import render
-from optimality.experiments.run_folder import RunFolder, require_writable
+from optimality.experiments.run_folder import RunFolder, failures_noted, require_writable
 from optimality.experiments.saved_policy import FILE, policy_bytes
 from optimality.experiments.saved_reward import REWARD_FILE, save_reward
 from optimality.inverse.infer_reward import AbstractInverse, RewardSolution, infer_reward
-from optimality.inverse.judging import judge
+from optimality.inverse.judging import judge, transfer
 from optimality.planning.policy_evaluation import PolicyEvaluation, UnderPolicy
 from optimality.planning.value_iteration import ValueIteration
 from optimality.policies.tabular import TabularPolicy
+from optimality.problems.action_noise import with_action_noise
 from optimality.problems.criterion import Discounted, FiniteHorizon
 from optimality.problems.tabular import TabularMDP
 from optimality.rewards.abstract import AbstractReward
+from optimality.rewards.linear import LinearReward
 from optimality.rewards.on_tables import with_reward
 from optimality.sampling.demonstrations import Demonstrations
 
 _LARGEST_CUBE = 4_000_000
 """Numbers `S A S` up to which distances of rewards are taken."""
+
+_NOISE = 0.2
+"""Chance of a random action in the changed dynamics that a recovered reward is carried over to."""
 
 CERTIFICATES = {
     "gradient_norm": "largest entry of the objective's gradient where the fit stopped; zero at the answer",
@@ -168,19 +174,11 @@ def run_inverse(
         folder = RunFolder.create(
             out, method=kind_of(type(method)), problem=problem.name, seed=0, config=config, command=command or []
         )
-    try:
+    with failures_noted(folder):
         run = _infer(choice, problem, shown, method, reward)
         if folder is not None:
             write_inverse_run(run, folder)
             folder.finish("finished", summary=run.summary())
-    except KeyboardInterrupt:
-        if folder is not None:
-            folder.finish("interrupted")
-        raise
-    except Exception as error:
-        if folder is not None:
-            folder.finish("failed", error=f"{type(error).__name__}: {error}")
-        raise
     return run, None if folder is None else folder.path
 
 
@@ -222,14 +220,24 @@ def judged(
     if not isinstance(problem.criterion, FiniteHorizon | Discounted):
         return []
     learned = np.asarray(solution.reward.table(problem), np.float64)
+    policy, reward = getattr(solution.details, "markov", solution.policy), solution.reward
+    features = None
+    if isinstance(reward, LinearReward) and reward.scope != "next-state":
+        features = np.asarray(reward.features)
     judgment = judge(
         problem,
         np.asarray(problem.reward),
         learned,
-        policy=getattr(solution.details, "markov", solution.policy),
+        policy=policy,
+        features=features,
         distances=states * states * actions <= _LARGEST_CUBE,
     )
-    return [(name, float(figure), blind) for name, figure, blind in judgment.rows()]
+    rows = [(name, float(figure), blind) for name, figure, blind in judgment.rows()]
+    changed = with_action_noise(problem, _NOISE)
+    moved = transfer(changed, np.asarray(changed.reward), np.asarray(reward.table(changed), np.float64), policy)
+    tried = f"with {_NOISE:.0%} random actions the best earns {moved.expert:.4g}, the recovered policy"
+    copied = "–" if moved.copied is None else f"{moved.copied:.4g}"
+    return [*rows, ("return after transfer", moved.transferred, f"all but what was tried: {tried} {copied}")]
 
 
 def _worth(problem: TabularMDP, policy: Any) -> float:
@@ -241,15 +249,14 @@ def _worth(problem: TabularMDP, policy: Any) -> float:
 
 def demonstrated_return(problem: TabularMDP, demonstrations: Demonstrations) -> float:
     """Mean discounted return of the episodes, of recorded rewards or else of the pairs' mean rewards."""
-    valid = np.asarray(demonstrations.valid, bool)
-    rewards = demonstrations.reward
-    if rewards is None:
+    if demonstrations.reward is None:
         if demonstrations.action is None:
             return math.nan
-        state, action = np.asarray(demonstrations.observation)[:, :-1], np.asarray(demonstrations.action)
-        rewards = np.asarray(problem.reward)[np.where(valid, state, 0), np.where(valid, action, 0)]
-    power = float(np.asarray(problem.discount)) ** np.arange(valid.shape[1])
-    return float(demonstrations.weights @ np.sum(np.where(valid, np.asarray(rewards), 0.0) * power[None], axis=1))
+        valid = np.asarray(demonstrations.valid, bool)
+        place = np.asarray(demonstrations.observation)[:, :-1], np.asarray(demonstrations.action)
+        state, action = (np.where(valid, index, 0) for index in place)
+        demonstrations = dataclasses.replace(demonstrations, reward=np.asarray(problem.reward)[state, action])
+    return float(demonstrations.weights @ demonstrations.returns(float(np.asarray(problem.discount))))
 
 
 def _notes(problem: TabularMDP, demonstrations: Demonstrations, solution: RewardSolution) -> list[str]:

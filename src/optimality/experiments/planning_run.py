@@ -12,7 +12,7 @@ from optimality.experiments.linear_quadratic_run import (
 )
 from optimality.experiments.measured import Measured
 from optimality.experiments.problem_choice import KINDS, ProblemChoice
-from optimality.experiments.run_folder import RunFolder, require_writable
+from optimality.experiments.run_folder import RunFolder, failures_noted, require_writable
 from optimality.experiments.tabular_run import Method, TabularRun, run_in_table, write_tabular_run
 from optimality.problems.linear_quadratic import LinearQuadratic
 
@@ -67,21 +67,13 @@ def run_planning(
         folder = RunFolder.create(
             out, method=kind_of(type(method)), problem=problem.name, seed=seed, config=config, command=command or []
         )
-    try:
+    with failures_noted(folder):
         if linear:
             run = run_linear_quadratic(choice, problem, method, episodes=episodes, seed=seed)
         else:
             run = run_in_table(choice, problem, method, episodes=episodes, seed=seed, sweep=sweep)
         if folder is not None:
             _write(run, folder)
-    except KeyboardInterrupt:
-        if folder is not None:
-            folder.finish("interrupted")
-        raise
-    except Exception as error:
-        if folder is not None:
-            folder.finish("failed", error=f"{type(error).__name__}: {error}")
-        raise
     return run, None if folder is None else folder.path
 
 

@@ -3,6 +3,7 @@
 Every file is written under another name first and then renamed, so that a reader never sees half of one.
 """
 
+import contextlib
 import csv
 import datetime
 import fcntl
@@ -14,6 +15,7 @@ import os
 import platform
 import secrets
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,21 @@ class RunFolder:
 
     def _save(self) -> None:
         self.write_text("run.json", to_json(self._record, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def failures_noted(folder: RunFolder | None) -> Iterator[None]:
+    """An interruption or an error inside is noted in the folder, if there is one, and goes on its way."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder is not None:
+            folder.finish("interrupted")
+        raise
+    except Exception as error:
+        if folder is not None:
+            folder.finish("failed", error=f"{type(error).__name__}: {error}")
+        raise
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from optimality.inverse.best_response import Planner
 from optimality.inverse.demonstrated import demonstrated_visits
 from optimality.inverse.demonstration_checks import check_demonstrations
 from optimality.inverse.feature_map import FeatureMap, Identifiable, identifiable
+from optimality.inverse.maxent_certificates import log_likelihood
 from optimality.inverse.reward_distances import (
     canonical_reward,
     dard_distance,
@@ -104,7 +105,8 @@ def judge(
         policy: the one that was learned with it; for `policy_regret`, held-out likelihood, features and copying.
         features: `[S, k]` or `[S, A, k]`, for the feature distance and the rank.
         held_out: demonstrations that were not used, with actions.
-        changed: names and problems of the same states and actions with other dynamics.
+        changed: names and problems of the same states and actions with other dynamics, for rewards that are the same
+            tables there; else call `transfer`.
         distances: take EPIC and DARD; the second holds arrays `[S, A, S]`.
 
     Raises:
@@ -154,7 +156,8 @@ def transfer(
     learned_reward: Float[np.ndarray, "states actions"],
     policy: TabularPolicy | None = None,
 ) -> Transfer:
-    """Plans anew where the dynamics are others. Raises `ValueError` for a problem of another size."""
+    """Plans anew where the dynamics are others. A reward of what is entered has another table there: give both tables
+    of the changed problem. Raises `ValueError` for a problem of another size."""
     if changed.shape != true_reward.shape:
         raise ValueError(f"the changed problem has {changed.shape} states and actions, not {true_reward.shape}.")
     planner = Planner(changed)
@@ -172,14 +175,7 @@ def held_out_likelihood(problem: TabularMDP, policy: TabularPolicy, demonstratio
     check_demonstrations(problem, demonstrations, allow_unmodelled=True)
     if demonstrations.action is None:
         raise ValueError("the likelihood of actions needs demonstrations with actions, but these have none.")
-    episode, time = np.nonzero(np.asarray(demonstrations.valid, bool))
-    state = np.asarray(demonstrations.observation)[episode, time]
-    action = np.asarray(demonstrations.action)[episode, time]
-    table = np.asarray(policy.log_probabilities)
-    logs = table[state, action] if table.ndim == 2 else table[np.minimum(time, len(table) - 1), state, action]
-    weights = np.asarray(demonstrations.weights)[episode]
-    counted = weights > 0.0
-    return float(np.sum(weights[counted] * logs[counted]) / weights.sum())
+    return log_likelihood(policy, demonstrations)
 
 
 def feature_distance(problem: TabularMDP, features: Any, policy: TabularPolicy, demonstrations: Any) -> float:
