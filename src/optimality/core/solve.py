@@ -8,6 +8,8 @@ compiles nothing, and the same method object may be mapped over with `vmap`.
 import abc
 import dataclasses
 import importlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
@@ -92,40 +94,84 @@ class AbstractIterative(eqx.Module, Generic[Problem, State]):
         return ""
 
 
-Method = AbstractDirect | AbstractIterative
+class AbstractFit(eqx.Module, Generic[Problem, State]):
+    """A method that fits a model to data by stochastic steps, each a pass over the data.
+
+    `init`, `step`, `terminate` and `finish` are as of an iterative method, but where such a fit ends depends on the
+    noise of its steps, so that nothing is differentiated through it. With concrete arguments the loop runs on the host,
+    a compiled call for each step, so that each may be reported; the default precision is float32.
+    """
+
+    max_steps: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def init(self, problem: Problem, guess: PyTree | None, key: PRNGKeyArray) -> State: ...
+
+    @abc.abstractmethod
+    def step(self, problem: Problem, state: State) -> State: ...
+
+    @abc.abstractmethod
+    def terminate(self, problem: Problem, state: State) -> Int[Array, ""]: ...
+
+    @abc.abstractmethod
+    def progress(self, problem: Problem, state: State) -> dict[str, Array]:
+        """Numbers of the last step for a callback."""
+
+    @abc.abstractmethod
+    def finish(self, problem: Problem, state: State) -> Solution: ...
+
+    def check(self, problem: Problem) -> None:
+        """Raises `ValueError` for a problem that the method cannot take. Reads no traced values."""
+
+    def explain(self, problem: Problem, solution: Solution) -> str:
+        """What a person should know of a failure beyond the result's sentence."""
+        return ""
+
+
+Method = AbstractDirect | AbstractIterative | AbstractFit
+
+
+class FitProgress(NamedTuple):
+    """What a callback of `solve` sees after each step of a fit."""
+
+    step: int
+    max_steps: int
+    numbers: dict[str, float]
 
 
 def solve(
     problem: Any,
-    method: AbstractDirect | AbstractIterative | None = None,
+    method: AbstractDirect | AbstractIterative | AbstractFit | None = None,
     *,
     guess: PyTree | None = None,
     key: PRNGKeyArray | None = None,
     max_steps: int | None = None,
     throw: bool = True,
-    dtype: Any = np.float64,
+    dtype: Any = None,
+    callback: Callable[[FitProgress], None] | None = None,
 ) -> Solution:
     """Solves `problem` with `method` (by default the one its class has in `registry`).
 
     With concrete arguments the computation runs in `dtype`, float64 unless asked otherwise and whatever JAX's flag
-    says, and the solution holds NumPy arrays of that precision. With traced arguments (inside the caller's `jit`,
+    says (float32 for methods that fit networks), and the solution holds NumPy arrays of that precision. With traced arguments (inside the caller's `jit`,
     `vmap` or `grad`) precision is the arguments' own, `result` is the integer code, and nothing is raised.
 
     Args:
         problem: what is to be solved; for example a `TabularMDP`.
         method: a method object; its fields are its hyper-parameters.
         guess: where an iterative method starts.
-        key: randomness, for methods that use it.
+        key: randomness, for methods that use it; those that fit by stochastic steps take seed 0 without one.
         max_steps: bound on the iterations, in place of the method's own.
         throw: raise `SolverError` when the result is not a success (concrete arguments only).
         dtype: precision of a concrete computation, float64 or float32.
+        callback: called after each step of a method that fits by stochastic steps (concrete arguments only).
 
     Raises:
         ValueError: the method cannot take this problem or these arguments.
         SolverError: the computation did not succeed; `error.solution` holds what was reached.
     """
     method = _default_method(problem) if method is None else method
-    if not isinstance(method, AbstractDirect | AbstractIterative):
+    if not isinstance(method, AbstractDirect | AbstractIterative | AbstractFit):
         raise ValueError(f"method must be a method object such as SoftValueIteration(), but {method!r} was given.")
     name = type(method).__name__
     if guess is not None and isinstance(method, AbstractDirect):
@@ -134,12 +180,19 @@ def solve(
         if not any(field.name == "max_steps" for field in dataclasses.fields(method)):
             raise ValueError(f"{name} does not iterate: leave max_steps out.")
         method = dataclasses.replace(method, max_steps=max_steps)
+    fits = isinstance(method, AbstractFit)
+    if callback is not None and not fits:
+        raise ValueError(f"{name} has no steps to report: leave callback out.")
+    if fits and key is None:
+        key = jax.random.key(0)
+    dtype = dtype or (np.float32 if fits else np.float64)
     method.check(problem)
     if is_traced((problem, method, guess, key)):
         problem, method, guess = cast_floats((problem, method, guess), float_dtype((problem, method, guess)))
         return _run(problem, method, guess, key)
     with precision(dtype):
-        solution = to_numpy(_run_compiled(*cast_floats((problem, method, guess), dtype), key))
+        arguments = (*cast_floats((problem, method, guess), dtype), key)
+        solution = to_numpy(_fit(*arguments, callback) if fits else _run_compiled(*arguments))
     result = Result.of(solution.result)
     solution = eqx.tree_at(lambda s: s.result, solution, result)
     if throw and not result.is_success:
@@ -147,7 +200,7 @@ def solve(
     return solution
 
 
-def _default_method(problem: Any) -> AbstractDirect | AbstractIterative:
+def _default_method(problem: Any) -> Method:
     kind = type(problem).__name__
     entry = registry.find((*registry.METHODS, *registry.EVALUATION), registry.DEFAULT_METHODS.get(kind, ""))
     if entry is None:
@@ -158,10 +211,58 @@ def _default_method(problem: Any) -> AbstractDirect | AbstractIterative:
 def _run(problem, method, guess, key) -> Solution:
     if isinstance(method, AbstractDirect):
         return method.compute(problem, key)
+    if isinstance(method, AbstractFit):
+        return _fit_in_one(problem, method, guess, key)
     return _iterate(problem, method, guess, key)
 
 
 _run_compiled = jax.jit(_run)
+
+
+def _fit(problem, method: AbstractFit, guess, key, callback) -> Solution:
+    """The loop on the host."""
+    state = _init_fit(problem, method, guess, key)
+    code, steps = RUNNING, 0
+    while code == RUNNING:
+        state, reached, numbers = _step_fit(problem, method, state)
+        steps, code = steps + 1, int(reached)
+        if callback is not None:
+            callback(FitProgress(steps, method.max_steps, {name: float(value) for name, value in numbers.items()}))
+        if code == RUNNING and steps >= method.max_steps:
+            code = int(Result.ITERATION_LIMIT)
+    return _finish_fit(problem, method, state, jnp.asarray(code, jnp.int32), jnp.asarray(steps, jnp.int32))
+
+
+@jax.jit
+def _init_fit(problem, method: AbstractFit, guess, key):
+    return method.init(problem, guess, key)
+
+
+@partial(jax.jit, donate_argnums=2)
+def _step_fit(problem, method: AbstractFit, state):
+    state = method.step(problem, state)
+    return state, method.terminate(problem, state), method.progress(problem, state)
+
+
+@jax.jit
+def _finish_fit(problem, method: AbstractFit, state, code, steps) -> Solution:
+    solution = method.finish(problem, state)
+    return dataclasses.replace(solution, result=code, stats={**solution.stats, "steps": steps})
+
+
+def _fit_in_one(problem, method: AbstractFit, guess, key) -> Solution:
+    """The same loop inside a user's transformation."""
+
+    def body(loop):
+        state, _, steps = loop
+        state = method.step(problem, state)
+        code = method.terminate(problem, state).astype(jnp.int32)
+        steps = steps + 1
+        return state, jnp.where((code == RUNNING) & (steps >= method.max_steps), Result.ITERATION_LIMIT, code), steps
+
+    start = (method.init(problem, guess, key), jnp.asarray(RUNNING, jnp.int32), jnp.asarray(0, jnp.int32))
+    state, code, steps = jax.lax.while_loop(lambda loop: loop[1] == RUNNING, body, start)
+    return _finish_fit(problem, method, state, code, steps)
 
 
 class _Loop(NamedTuple):
