@@ -153,8 +153,9 @@ def solve(
     """Solves `problem` with `method` (by default the one its class has in `registry`).
 
     With concrete arguments the computation runs in `dtype`, float64 unless asked otherwise and whatever JAX's flag
-    says (float32 for methods that fit networks), and the solution holds NumPy arrays of that precision. With traced arguments (inside the caller's `jit`,
-    `vmap` or `grad`) precision is the arguments' own, `result` is the integer code, and nothing is raised.
+    says (float32 for methods that fit by stochastic steps), and the solution holds NumPy arrays of that precision. With
+    traced arguments (inside the caller's `jit`, `vmap` or `grad`) precision is the arguments' own, `result` is the
+    integer code, and nothing is raised.
 
     Args:
         problem: what is to be solved; for example a `TabularMDP`.
@@ -191,8 +192,11 @@ def solve(
         problem, method, guess = cast_floats((problem, method, guess), float_dtype((problem, method, guess)))
         return _run(problem, method, guess, key)
     with precision(dtype):
-        arguments = (*cast_floats((problem, method, guess), dtype), key)
-        solution = to_numpy(_fit(*arguments, callback) if fits else _run_compiled(*arguments))
+        problem, method, guess = cast_floats((problem, method, guess), dtype)
+        if isinstance(method, AbstractFit):
+            solution = to_numpy(_fit(problem, method, guess, key, callback))
+        else:
+            solution = to_numpy(_run_compiled(problem, method, guess, key))
     result = Result.of(solution.result)
     solution = eqx.tree_at(lambda s: s.result, solution, result)
     if throw and not result.is_success:

@@ -2,8 +2,8 @@
 
     log p(x) = h x - J x^2 / 2 - h^2 / (2 J) + log(J) / 2 - log(2 pi) / 2,        h = J location, J = 1 / scale^2
 
-so that `prod_i N(x; h_i, J_i)` is proportional to `N(x; sum h_i, sum J_i)`: what several observations say of one unknown
-adds up in any order.
+so that `prod_i N(x; h_i, J_i)` is proportional to `N(x; sum h_i, sum J_i)`: what several observations say of one
+unknown adds up in any order.
 """
 
 import equinox as eqx

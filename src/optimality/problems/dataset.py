@@ -109,8 +109,8 @@ class Dataset(eqx.Module):
         if np.any(outside):
             row, column = np.argwhere(outside)[0]
             raise ValueError(
-                f"this data needs integers between 0 and {most - 1}, but point {row} has {x[row, column]:g} in {self.feature(column)}: rescale "
-                f"it, or choose another likelihood."
+                f"this data needs integers between 0 and {most - 1}, but point {row} has {x[row, column]:g} in "
+                f"{self.feature(column)}: rescale it, or choose another likelihood."
             )
 
     def feature(self, column: int) -> str:
