@@ -10,6 +10,7 @@ Weights a of `|x - decoded|^2` and b of the KL divergence act as `s2 = b / (2 a)
 over latents is d / 2, which is above every eigenvalue of data in [0, 1] and uses nothing.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ class CollapseLaw(NamedTuple):
 
 
 def collapse_law(
-    eigenvalues: Float[Array | np.ndarray, " features"] | list[float] | tuple[float, ...],
+    eigenvalues: Float[Array | np.ndarray, "..."] | Sequence[float],
     noise_variance: Real,
     latents: int,
 ) -> CollapseLaw:
