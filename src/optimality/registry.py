@@ -89,6 +89,18 @@ METHODS = (
         "play a game again or stop: the Bayes-optimal policy, and every criterion by its name (default)",
         "PlayOrNot",
     ),
+    Entry(
+        "variational-autoencoder",
+        "optimality.latent.variational_autoencoder:VariationalAutoencoder",
+        "a latent-variable model with networks, by the evidence lower bound (default)",
+        "Dataset",
+    ),
+    Entry(
+        "importance-weighted-autoencoder",
+        "optimality.latent.importance_weighted_autoencoder:ImportanceWeightedAutoencoder",
+        "the same by the tighter bound of several samples",
+        "Dataset",
+    ),
 )
 """Methods of `optimality solve`."""
 
@@ -233,6 +245,7 @@ DEFAULT_METHODS = {
     "PartiallyObserved": "lqg",
     "PlayOrNot": "exact-play-or-not",
     "BernoulliBandit": "exact-bandit",
+    "Dataset": "variational-autoencoder",
 }
 """Class of problem to the method that `solve` takes when none is given."""
 
@@ -308,6 +321,10 @@ def find(entries: tuple[Entry, ...], name: str) -> Entry | None:
 
 
 EXPORTS = {
+    "AutoencoderDetails": "optimality.latent.autoencoder_details",
+    "ImportanceWeightedAutoencoder": "optimality.latent.importance_weighted_autoencoder",
+    "VariationalAutoencoder": "optimality.latent.variational_autoencoder",
+    "NaturalNormal": "optimality.distributions.natural_normal",
     "ApprenticeshipLearning": "optimality.inverse.apprenticeship",
     "MaximumMarginPlanning": "optimality.inverse.maximum_margin_planning",
     "MixturePolicy": "optimality.sampling.mixture_policy",
