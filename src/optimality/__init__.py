@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from optimality.core.result import SolverError as SolverError
     from optimality.core.solve import Solution as Solution
     from optimality.core.solve import solve as solve
+    from optimality.distributions.natural_normal import NaturalNormal as NaturalNormal
     from optimality.environments.catalog import make as make
     from optimality.environments.from_gymnasium import EnvironmentFailure as EnvironmentFailure
     from optimality.environments.wrappers import TimeLimit as TimeLimit
@@ -71,11 +72,16 @@ if TYPE_CHECKING:
     from optimality.inverse.maximum_margin_planning import MaximumMarginPlanning as MaximumMarginPlanning
     from optimality.inverse.reward_distances import dard_distance as dard_distance
     from optimality.inverse.reward_distances import epic_distance as epic_distance
+    from optimality.latent.autoencoder_details import AutoencoderDetails as AutoencoderDetails
     from optimality.latent.collapse_law import collapse_law as collapse_law
     from optimality.latent.factor_analysis import FactorAnalysis as FactorAnalysis
     from optimality.latent.full_covariance import full_covariance_gaussian as full_covariance_gaussian
+    from optimality.latent.importance_weighted_autoencoder import (
+        ImportanceWeightedAutoencoder as ImportanceWeightedAutoencoder,
+    )
     from optimality.latent.linear_gaussian import LinearGaussianModel as LinearGaussianModel
     from optimality.latent.linear_gaussian import ProbabilisticPCA as ProbabilisticPCA
+    from optimality.latent.variational_autoencoder import VariationalAutoencoder as VariationalAutoencoder
     from optimality.learning.maxent_policy_gradient import MaxEntPolicyGradient as MaxEntPolicyGradient
     from optimality.learning.ppo import PPO as PPO
     from optimality.learning.reinforce import Reinforce as Reinforce

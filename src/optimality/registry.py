@@ -90,6 +90,18 @@ METHODS = (
         "PlayOrNot",
     ),
     Entry(
+        "variational-autoencoder",
+        "optimality.latent.variational_autoencoder:VariationalAutoencoder",
+        "a latent-variable model with networks, by the evidence lower bound (default)",
+        "Dataset",
+    ),
+    Entry(
+        "importance-weighted-autoencoder",
+        "optimality.latent.importance_weighted_autoencoder:ImportanceWeightedAutoencoder",
+        "the same by the tighter bound of several samples",
+        "Dataset",
+    ),
+    Entry(
         "probabilistic-pca",
         "optimality.latent.linear_gaussian:ProbabilisticPCA",
         "a linear latent-variable model with one noise variance, in closed form",
@@ -245,6 +257,7 @@ DEFAULT_METHODS = {
     "PartiallyObserved": "lqg",
     "PlayOrNot": "exact-play-or-not",
     "BernoulliBandit": "exact-bandit",
+    "Dataset": "variational-autoencoder",
 }
 """Class of problem to the method that `solve` takes when none is given."""
 
@@ -320,6 +333,10 @@ def find(entries: tuple[Entry, ...], name: str) -> Entry | None:
 
 
 EXPORTS = {
+    "AutoencoderDetails": "optimality.latent.autoencoder_details",
+    "ImportanceWeightedAutoencoder": "optimality.latent.importance_weighted_autoencoder",
+    "VariationalAutoencoder": "optimality.latent.variational_autoencoder",
+    "NaturalNormal": "optimality.distributions.natural_normal",
     "ApprenticeshipLearning": "optimality.inverse.apprenticeship",
     "MaximumMarginPlanning": "optimality.inverse.maximum_margin_planning",
     "MixturePolicy": "optimality.sampling.mixture_policy",

@@ -63,7 +63,7 @@ class NormalDecoder(AbstractDecoder):
         outputs = self.network(jnp.asarray(z))
         if self.variance == "head":
             outputs, log_scale = jnp.split(outputs, 2)
-            log_scale = self.log_scale + 0.1 * log_scale
+            log_scale = self.log_scale + log_scale
         else:
             log_scale = jnp.broadcast_to(self.log_scale, outputs.shape)
         if self.variance == "fixed":
