@@ -29,6 +29,10 @@ def solve_command(arguments: list[str]) -> int:
         from optimality.cli.bandits import solve_bandit_command
 
         return solve_bandit_command(arguments[1:])
+    from optimality.cli.latent import is_latent, latent_command
+
+    if is_latent(arguments):
+        return latent_command(arguments)
     try:
         options = _parse(arguments)
         run, path = run_planning(**options["run"], command=["optimality", "solve", *arguments])

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from optimality.core.numerics import at_precision, cast_floats, precision
 from optimality.core.result import Result, SolverError
 from optimality.core.solve import solve
 from optimality.latent.autoencoder_details import MOST_POINTS, AutoencoderDetails
-from optimality.latent.autoencoder_fit import AbstractAutoencoder
 from optimality.latent.factor_analysis import FactorAnalysis
 from optimality.latent.full_covariance import full_covariance_gaussian
-from optimality.latent.linear_gaussian import LinearGaussianModel, ProbabilisticPCA
+from optimality.latent.linear_gaussian import LinearGaussianDetails, LinearGaussianModel, ProbabilisticPCA
 from optimality.problems.dataset import Dataset, Parts
 
 FEW_SAMPLES = (10, 100)
@@ -72,19 +72,22 @@ class LatentJudgment(NamedTuple):
 
 
 def judge_against_linear(
-    problem: Dataset, method: AbstractAutoencoder, details: AutoencoderDetails, *, seed: int = 0
+    problem: Dataset, method: Any, details: AutoencoderDetails, *, key: PRNGKeyArray
 ) -> LatentJudgment:
     """Bounds of the fitted autoencoder, and of linear models with as many latents and the same structure of variances:
     probabilistic PCA for one variance, factor analysis for one a feature, and both factor analysis and the
-    full-covariance normal law for variances that depend on the latents. None for data that have no density."""
+    full-covariance normal law for variances that depend on the latents. None for data that have no density.
+
+    `method` is the autoencoder's recipe.
+    """
     rows = judged_rows(problem, details)
     judged = details.judged
     values = {"bound (ELBO)": np.asarray(judged.bounds, np.float64)[: len(rows)]}
     inside = dataclasses.replace(details, levels=None)
-    keys = jax.random.split(jax.random.key(seed), len(FEW_SAMPLES))
-    for samples, key in zip(FEW_SAMPLES, keys, strict=True):
+    keys = jax.random.split(key, len(FEW_SAMPLES))
+    for samples, own_key in zip(FEW_SAMPLES, keys, strict=True):
         if samples < details.bound_samples:
-            found = inside.log_evidence(rows, samples, key)
+            found = inside.log_evidence(rows, samples, own_key)
             values[f"bound of {samples} samples"] = np.asarray(found.value, np.float64)
     last = f"bound of {details.bound_samples:,} samples"
     values[last] = np.asarray(judged.importance_bounds, np.float64)
@@ -97,6 +100,25 @@ def judge_against_linear(
         difference = _bar(name, values[last] - numbers, "linear")
         margins.append(Margin(name, difference.mean, difference.standard_error, name != FULL))
     return LatentJudgment(len(rows), details.judged_on, bars, margins, notes)
+
+
+def judge_linear(problem: Dataset, method: Any, details: LinearGaussianDetails) -> LatentJudgment:
+    """Exact log evidences of a linear model, and of the full-covariance normal law, which no linear model exceeds on
+    the points of the fit, but well may on others."""
+    parts = parts_of(problem, np.float64)
+    tested = len(parts.test) > 0
+    rows = parts.test if tested else parts.train
+    name = "probabilistic PCA" if isinstance(method, ProbabilisticPCA) else "factor analysis"
+    own = _log_evidences(details.model, rows)
+    bars, margins, notes = [_bar(_titled(name, method.latents), own, "bound")], [], []
+    try:
+        full = _log_evidences(_fitted(FULL, problem, method.latents), rows)
+        bars.append(_bar(FULL, full, "linear"))
+        difference = _bar(FULL, own - full, "linear")
+        margins.append(Margin(FULL, difference.mean, difference.standard_error, False))
+    except ValueError as error:
+        notes.append(f"There is no {FULL} to compare with: {error}")
+    return LatentJudgment(len(rows), "test" if tested else "train", bars, margins, notes)
 
 
 def parts_of(problem: Dataset, dtype: Any = np.float32) -> Parts:
@@ -117,7 +139,7 @@ def _bar(name: str, numbers: np.ndarray, kind: str) -> Bar:
     return Bar(name, float(np.mean(numbers)), error, kind)
 
 
-def _linear_models(problem: Dataset, method: AbstractAutoencoder) -> tuple[dict[str, Any], list[str]]:
+def _linear_models(problem: Dataset, method: Any) -> tuple[dict[str, Any], list[str]]:
     """By name; and why one is missing."""
     if problem.likelihood != "gaussian":
         return {}, [
@@ -134,10 +156,7 @@ def _linear_models(problem: Dataset, method: AbstractAutoencoder) -> tuple[dict[
         wanted.append(FULL)
     found, notes = {}, []
     for name in wanted:
-        if name == FULL:
-            title = FULL
-        else:
-            title = f"{name} with {latents} latent{'s' if latents > 1 else ''}"
+        title = FULL if name == FULL else _titled(name, latents)
         try:
             found[title] = _fitted(name, problem, latents)
         except (ValueError, SolverError) as error:
@@ -149,6 +168,10 @@ def _linear_models(problem: Dataset, method: AbstractAutoencoder) -> tuple[dict[
             f"A linear model of {latents} latents for {problem.features} features is the full-covariance normal law."
         )
     return found, notes
+
+
+def _titled(name: str, latents: int) -> str:
+    return f"{name} with {latents} latent{'s' if latents > 1 else ''}"
 
 
 def _fitted(name: str, problem: Dataset, latents: int) -> Any:

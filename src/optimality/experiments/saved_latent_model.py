@@ -1,8 +1,8 @@
 """Latent-variable models on disk: arrays and names, no code, in the format of saved policies.
 
-    model = load_model("runs/...")
-    z = model.encode(x).location
-    x = model.decode(z)
+model = load_model("runs/...")
+z = model.encode(x).location
+x = model.decode(z)
 """
 
 from collections.abc import Iterable
