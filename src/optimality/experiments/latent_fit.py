@@ -98,6 +98,7 @@ class LatentRun(NamedTuple):
             "margins": [{**margin._asdict(), "verdict": margin.verdict} for margin in judgment.margins],
             "verdict": self.verdict(),
             "amortization_gap": None,
+            "collapse_sentence": None,
             "warnings": warnings_of(self),
             "notes": judgment.notes if judgment.margins else judgment.notes[1:],
             "seconds": self.seconds,
