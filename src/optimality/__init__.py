@@ -72,16 +72,13 @@ if TYPE_CHECKING:
     from optimality.inverse.maximum_margin_planning import MaximumMarginPlanning as MaximumMarginPlanning
     from optimality.inverse.reward_distances import dard_distance as dard_distance
     from optimality.inverse.reward_distances import epic_distance as epic_distance
-<<<<<<< HEAD
     from optimality.latent.autoencoder_details import AutoencoderDetails as AutoencoderDetails
     from optimality.latent.importance_weighted_autoencoder import (
         ImportanceWeightedAutoencoder as ImportanceWeightedAutoencoder,
     )
     from optimality.latent.variational_autoencoder import VariationalAutoencoder as VariationalAutoencoder
-=======
     from optimality.latent.variational_bound import evidence_bound as evidence_bound
     from optimality.latent.variational_bound import importance_weighted_bound as importance_weighted_bound
->>>>>>> bound
     from optimality.learning.maxent_policy_gradient import MaxEntPolicyGradient as MaxEntPolicyGradient
     from optimality.learning.ppo import PPO as PPO
     from optimality.learning.reinforce import Reinforce as Reinforce
