@@ -124,7 +124,7 @@ def fitted(acceleration):
 @against(
     fitted("newton"),
     ascends_the_slope=lambda: dense_evidence(
-        functools.reduce(lambda model, _: ascends_the_slope(model, C), range(20), START), DATA
+        functools.reduce(lambda model, _: ascends_the_slope(model, C), range(10), START), DATA
     ),
     one_variance_for_all=lambda: float(ox.solve(all_points(DATA), ProbabilisticPCA(latents=1)).value),
 )
