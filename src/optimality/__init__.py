@@ -73,9 +73,14 @@ if TYPE_CHECKING:
     from optimality.inverse.reward_distances import dard_distance as dard_distance
     from optimality.inverse.reward_distances import epic_distance as epic_distance
     from optimality.latent.autoencoder_details import AutoencoderDetails as AutoencoderDetails
+    from optimality.latent.collapse_law import collapse_law as collapse_law
+    from optimality.latent.factor_analysis import FactorAnalysis as FactorAnalysis
+    from optimality.latent.full_covariance import full_covariance_gaussian as full_covariance_gaussian
     from optimality.latent.importance_weighted_autoencoder import (
         ImportanceWeightedAutoencoder as ImportanceWeightedAutoencoder,
     )
+    from optimality.latent.linear_gaussian import LinearGaussianModel as LinearGaussianModel
+    from optimality.latent.linear_gaussian import ProbabilisticPCA as ProbabilisticPCA
     from optimality.latent.variational_autoencoder import VariationalAutoencoder as VariationalAutoencoder
     from optimality.latent.variational_bound import evidence_bound as evidence_bound
     from optimality.latent.variational_bound import importance_weighted_bound as importance_weighted_bound
@@ -134,6 +139,7 @@ if TYPE_CHECKING:
     from optimality.problems.criterion import Discounted as Discounted
     from optimality.problems.criterion import FiniteHorizon as FiniteHorizon
     from optimality.problems.criterion import UntilTermination as UntilTermination
+    from optimality.problems.dataset import Dataset as Dataset
     from optimality.problems.dynamax_models import from_dynamax as from_dynamax
     from optimality.problems.dynamax_models import to_dynamax as to_dynamax
     from optimality.problems.generators import chain as chain
@@ -156,6 +162,8 @@ if TYPE_CHECKING:
     from optimality.problems.reward_worlds import macrocell_gridworld as macrocell_gridworld
     from optimality.problems.reward_worlds import objectworld as objectworld
     from optimality.problems.reward_worlds import objectworld_features as objectworld_features
+    from optimality.problems.sample_datasets import digits as digits
+    from optimality.problems.sample_datasets import ring as ring
     from optimality.problems.tabular import TabularMDP as TabularMDP
     from optimality.rewards.linear import LinearReward as LinearReward
     from optimality.rewards.network import NetworkReward as NetworkReward

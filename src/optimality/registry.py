@@ -99,6 +99,15 @@ METHODS = (
         "importance-weighted-autoencoder",
         "optimality.latent.importance_weighted_autoencoder:ImportanceWeightedAutoencoder",
         "the same by the tighter bound of several samples",
+        "probabilistic-pca",
+        "optimality.latent.linear_gaussian:ProbabilisticPCA",
+        "a linear latent-variable model with one noise variance, in closed form",
+        "Dataset",
+    ),
+    Entry(
+        "factor-analysis",
+        "optimality.latent.factor_analysis:FactorAnalysis",
+        "the same with a noise variance for each feature: maximum likelihood by expectation maximization",
         "Dataset",
     ),
 )
@@ -472,5 +481,13 @@ EXPORTS = {
     "BernoulliBandit": "optimality.exploration.bernoulli_bandit",
     "ExactBandit": "optimality.exploration.bernoulli_bandit",
     "bayes_regret": "optimality.exploration.bayes_regret",
+    "Dataset": "optimality.problems.dataset",
+    "digits": "optimality.problems.sample_datasets",
+    "ring": "optimality.problems.sample_datasets",
+    "LinearGaussianModel": "optimality.latent.linear_gaussian",
+    "ProbabilisticPCA": "optimality.latent.linear_gaussian",
+    "FactorAnalysis": "optimality.latent.factor_analysis",
+    "collapse_law": "optimality.latent.collapse_law",
+    "full_covariance_gaussian": "optimality.latent.full_covariance",
 }
 """What `import optimality` offers, and where it is."""
