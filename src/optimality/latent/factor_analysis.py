@@ -262,8 +262,8 @@ def profile_of(covariance: Square, log_noise: Float[Array, " features"], latents
 def newton_direction(profile: Profile, held: Bool[Array, " features"]) -> Float[Array, " features"]:
     """Newton's move of the logarithms of the noise variances that are not held, with negative curvatures reversed.
 
-    `d2f / dt_i dt_j = sum_{m, n others} (l_m + l_n) / 2 u_im u_in u_jm u_jn
-                     + sum_{m other, n used} (l_m - 1) (l_m + l_n) / (l_m - l_n) u_im u_in u_jm u_jn`,   l = lambda
+    d2f / dt_i dt_j = sum_{m, n others} (l_m + l_n) / 2 u_im u_in u_jm u_jn
+                    + sum_{m other, n used} (l_m - 1) (l_m + l_n) / (l_m - l_n) u_im u_in u_jm u_jn,  l = lambda
     """
     values, U, used = profile.eigenvalues, profile.vectors, profile.used
     latents = profile.loading.shape[1]
