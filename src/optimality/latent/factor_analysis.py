@@ -81,8 +81,8 @@ class FactorAnalysis(AbstractIterative[Dataset, FactorAnalysisState]):
     `value` is the mean log evidence of the points of the fit, which no step lowers; `details` is a
     `LinearGaussianDetails`, in which W is the best for the noise variances, its columns orthogonal in the metric D^-1,
     the largest entry of each positive. Where the likelihood falls to a vanishing noise variance (a Heywood case) the
-    floor holds it, and `details.at_floor` says so. The likelihood may have several maxima; a `guess`, a
-    `LinearGaussianModel`, says where to start.
+    floor holds it, and `details.at_floor` says so. The likelihood may have several maxima (at eight latents
+    the 8x8 digits have three within 0.03 nats of each other); a `guess`, a `LinearGaussianModel`, says where to start.
 
     Derivatives are of the stationary noise variances, which exist where these are unique: `(d - k)^2 >= d + k`.
     """
