@@ -193,8 +193,8 @@ def solve(
         problem, method, guess = cast_floats((problem, method, guess), float_dtype((problem, method, guess)))
         return _run(problem, method, guess, key)
     with precision(dtype):
-        inside: tuple[Any, Any, Any] = cast_floats((problem, method, guess), dtype)
-        solution = to_numpy(_fit(*inside, key, callback) if fits else _run_compiled(*inside, key))
+        arguments: tuple[Any, ...] = (*cast_floats((problem, method, guess), dtype), key)
+        solution = to_numpy(_fit(*arguments, callback=callback) if fits else _run_compiled(*arguments))
     result = Result.of(solution.result)
     solution = eqx.tree_at(lambda s: s.result, solution, result)
     used_up = fits and result is Result.ITERATION_LIMIT
@@ -222,7 +222,7 @@ def _run(problem, method, guess, key) -> Solution:
 _run_compiled = jax.jit(_run)
 
 
-def _fit(problem, method: AbstractFit, guess, key, callback) -> Solution:
+def _fit(problem, method: AbstractFit, guess, key, *, callback) -> Solution:
     """The loop on the host."""
     state = _init_fit(problem, method, guess, key)
     code, steps = RUNNING, 0

@@ -51,6 +51,7 @@ class AbstractAutoencoder(AbstractFit[Dataset, FitState]):
     """What the two autoencoders share: everything but their objective."""
 
     latents: eqx.AbstractVar[int]
+    samples: eqx.AbstractVar[int]
     variance: eqx.AbstractVar[Variance]
     fixed_scale: eqx.AbstractVar[Real]
     encoder: eqx.AbstractVar[AbstractNetwork]
@@ -66,11 +67,18 @@ class AbstractAutoencoder(AbstractFit[Dataset, FitState]):
     bound_samples: eqx.AbstractVar[int]
 
     @abc.abstractmethod
-    def objective(self, model: Autoencoder, x: Float[Array, " features"], key: PRNGKeyArray) -> Float[Array, ""]:
-        """What is maximized, of one observation."""
+    def objective(
+        self, model: Autoencoder, x: Float[Array, " features"], noise: Float[Array, "samples latents"]
+    ) -> Float[Array, ""]:
+        """What is maximized, of one observation, at `z = m(x) + e(x) noise`."""
 
     def __check_init__(self):
-        sizes = {"latents": self.latents, "batch_size": self.batch_size, "max_steps": self.max_steps}
+        sizes = {
+            "latents": self.latents,
+            "samples": self.samples,
+            "batch_size": self.batch_size,
+            "max_steps": self.max_steps,
+        }
         for name, size in {**sizes, "patience": self.patience, "bound_samples": self.bound_samples}.items():
             if size < 1:
                 raise ValueError(f"{name} of {type(self).__name__} must be at least 1, but {size} was given.")
@@ -131,20 +139,20 @@ class AbstractAutoencoder(AbstractFit[Dataset, FitState]):
 
         def update(carry, inputs):
             learned, optimizer_state = carry
-            indices, update_key = inputs
+            indices, noise = inputs
             batch = rows[indices]
 
             def loss(parameters):
                 model = with_learned(state.model, parameters)
-                keys = jax.random.split(update_key, size)
-                return -jnp.mean(jax.vmap(lambda x, k: self.objective(model, x, k))(batch, keys))
+                return -jnp.mean(jax.vmap(lambda x, e: self.objective(model, x, e))(batch, noise))
 
             value, gradient = jax.value_and_grad(loss)(learned)
             learned, optimizer_state, _ = descend(optimizer, gradient, optimizer_state, learned)
             return (learned, optimizer_state), -value
 
-        keys = jax.random.split(batch_key, batches)
-        (learned, optimizer_state), values = jax.lax.scan(update, (state.learned, state.optimizer), (order, keys))
+        # one block: a scan that splits keys inside is slow
+        noise = jax.random.normal(batch_key, (batches, size, self.samples, self.latents))
+        (learned, optimizer_state), values = jax.lax.scan(update, (state.learned, state.optimizer), (order, noise))
         step = state.step + 1
         validation = problem.parts().validation
         held_out = self._held_out(with_learned(state.model, learned), validation)
@@ -175,10 +183,8 @@ class AbstractAutoencoder(AbstractFit[Dataset, FitState]):
 
     def _held_out(self, model: Autoencoder, rows: Float[Array, "points features"]) -> Float[Array, ""]:
         """The objective's mean over the rows, with the same noise at every call; NaN without any."""
-        keys = jax.random.split(jax.random.key(1), (rows.shape[0], VALIDATION_SAMPLES))
-        return jnp.mean(
-            jax.vmap(lambda x, own: jnp.mean(jax.vmap(lambda k: self.objective(model, x, k))(own)))(rows, keys)
-        )
+        noise = jax.random.normal(jax.random.key(1), (rows.shape[0], VALIDATION_SAMPLES, self.samples, self.latents))
+        return jnp.mean(jax.vmap(lambda x, own: jax.vmap(lambda e: self.objective(model, x, e))(own))(rows, noise))
 
     def _optimizer(self):
         return adam(self.learning_rate, weight_decay=self.weight_decay)

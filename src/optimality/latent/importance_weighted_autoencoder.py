@@ -9,14 +9,14 @@ the doubly reparameterized one's does not (Tucker et al. 2019).
 from dataclasses import KW_ONLY
 
 import equinox as eqx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from optimality.core.numerics import Real
 from optimality.latent.abstract import standard_normal
 from optimality.latent.autoencoder import Autoencoder
 from optimality.latent.autoencoder_fit import AbstractAutoencoder
 from optimality.latent.decoders import Variance
-from optimality.latent.variational_bound import ImportanceEstimator, importance_weighted_bound
+from optimality.latent.variational_bound import ImportanceEstimator, importance_weighted_bound_of_draws
 from optimality.networks.abstract import AbstractNetwork
 from optimality.networks.mlp import MLP
 
@@ -62,12 +62,15 @@ class ImportanceWeightedAutoencoder(AbstractAutoencoder):
     bound_samples: int = eqx.field(static=True, default=2000)
     """Of z for the importance-weighted bound of a test point."""
 
-    def objective(self, model: Autoencoder, x: Float[Array, " features"], key: PRNGKeyArray) -> Float[Array, ""]:
-        return importance_weighted_bound(
+    def objective(
+        self, model: Autoencoder, x: Float[Array, " features"], noise: Float[Array, "samples latents"]
+    ) -> Float[Array, ""]:
+        q = model.posterior(x)
+        return importance_weighted_bound_of_draws(
             lambda z: model.log_likelihood(x, z),
-            model.posterior(x),
+            q,
             standard_normal(self.latents),
-            key,
-            samples=self.samples,
+            lambda e: q.location + q.scale * e,
+            noise,
             estimator=self.estimator,
         ).value

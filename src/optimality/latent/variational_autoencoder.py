@@ -10,14 +10,14 @@ would be the objective of another decoder, whose variance is that much larger.
 from dataclasses import KW_ONLY
 
 import equinox as eqx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from optimality.core.numerics import Real, require_range
 from optimality.latent.abstract import standard_normal
 from optimality.latent.autoencoder import Autoencoder
 from optimality.latent.autoencoder_fit import AbstractAutoencoder
 from optimality.latent.decoders import Variance
-from optimality.latent.variational_bound import Estimator, Rate, evidence_bound
+from optimality.latent.variational_bound import Estimator, Rate, evidence_bound_of_draws
 from optimality.networks.abstract import AbstractNetwork
 from optimality.networks.mlp import MLP
 
@@ -68,18 +68,19 @@ class VariationalAutoencoder(AbstractAutoencoder):
 
     def __check_init__(self):
         require_range(self, 0.0, beta=self.beta)
-        if self.samples < 1:
-            raise ValueError(f"samples of VariationalAutoencoder must be at least 1, but {self.samples} was given.")
         if self.estimator == "sticking_the_landing" and self.rate == "analytic":
             raise ValueError("sticking_the_landing needs the rate by samples: rate='sampled'.")
 
-    def objective(self, model: Autoencoder, x: Float[Array, " features"], key: PRNGKeyArray) -> Float[Array, ""]:
-        return evidence_bound(
+    def objective(
+        self, model: Autoencoder, x: Float[Array, " features"], noise: Float[Array, "samples latents"]
+    ) -> Float[Array, ""]:
+        q = model.posterior(x)
+        return evidence_bound_of_draws(
             lambda z: model.log_likelihood(x, z),
-            model.posterior(x),
+            q,
             standard_normal(self.latents),
-            key,
-            samples=self.samples,
+            lambda e: q.location + q.scale * e,
+            noise,
             rate=self.rate,
             beta=self.beta,
             estimator=self.estimator,
