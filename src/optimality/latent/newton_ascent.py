@@ -1,0 +1,61 @@
+"""Ascent of a smooth function of a few numbers by Newton's steps, each of them a rise.
+
+    v <- v + t |H|^-1 g,        t the best of 1, 1/2, 1/4, ..., 0
+
+g the gradient, |H| the Hessian with its eigenvalues' absolute values, so that a saddle is left and not approached
+(Nocedal and Wright 2006, section 3.4; Dauphin et al. 2014).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Numbers = Float[Array, " numbers"]
+_HALVINGS = 20
+_LONGEST = 2.0
+"""Of a step."""
+_LEAST = 1e-4
+"""Smallest curvature a step counts with, relative to the largest: flat directions are taken no faster."""
+_POLISH = 2
+"""Last steps judged by the gradient, where the function itself no longer tells."""
+
+
+def newton_ascent(
+    function: Callable[[Numbers], Float[Array, ""]], start: Numbers, *, max_steps: int
+) -> Numbers:
+    """Where the ascent of `function` from `start` ends: where no step is a rise, or after `max_steps`."""
+    gradient = jax.grad(function)
+
+    def direction(v: Numbers, g: Numbers) -> Numbers:
+        eigenvalues, vectors = jnp.linalg.eigh(jax.hessian(function)(v))
+        curvature = jnp.abs(eigenvalues)
+        curvature = jnp.maximum(curvature, _LEAST * jnp.max(curvature))
+        curvature = jnp.where(curvature > 0.0, curvature, 1.0)
+        step = vectors @ ((vectors.T @ g) / curvature)
+        longest = jnp.sqrt(jnp.sum(step * step))
+        return step * jnp.where(longest > _LONGEST, _LONGEST / jnp.where(longest > 0.0, longest, 1.0), 1.0)
+
+    shares = jnp.asarray([0.5**i for i in range(_HALVINGS)], start.dtype)
+
+    def rise(loop):
+        v, value, steps, _ = loop
+        candidates = v[None] + shares[:, None] * direction(v, gradient(v))[None]
+        values = jax.vmap(function)(candidates)
+        values = jnp.where(jnp.isnan(values), -jnp.inf, values)
+        best = jnp.argmax(values)
+        rises = values[best] > value
+        return jnp.where(rises, candidates[best], v), jnp.where(rises, values[best], value), steps + 1, rises
+
+    first = (start, function(start), jnp.asarray(0, jnp.int32), jnp.asarray(True))
+    v, value, steps, _ = jax.lax.while_loop(lambda loop: loop[3] & (loop[2] < max_steps), rise, first)
+
+    def polish(_, v):
+        g = gradient(v)
+        new = v + direction(v, g)
+        close = function(new) >= value - 16 * jnp.finfo(v.dtype).eps * (1.0 + jnp.abs(value))
+        better = jnp.max(jnp.abs(gradient(new))) < jnp.max(jnp.abs(g))
+        return jnp.where(close & better & (steps < max_steps), new, v)
+
+    return jax.lax.fori_loop(0, _POLISH, polish, v)
