@@ -76,6 +76,8 @@ if TYPE_CHECKING:
     from optimality.latent.full_covariance import full_covariance_gaussian as full_covariance_gaussian
     from optimality.latent.linear_gaussian import LinearGaussianModel as LinearGaussianModel
     from optimality.latent.linear_gaussian import ProbabilisticPCA as ProbabilisticPCA
+    from optimality.latent.variational_bound import evidence_bound as evidence_bound
+    from optimality.latent.variational_bound import importance_weighted_bound as importance_weighted_bound
     from optimality.learning.maxent_policy_gradient import MaxEntPolicyGradient as MaxEntPolicyGradient
     from optimality.learning.ppo import PPO as PPO
     from optimality.learning.reinforce import Reinforce as Reinforce

@@ -324,6 +324,8 @@ EXPORTS = {
     "MaximumMarginPlanning": "optimality.inverse.maximum_margin_planning",
     "MixturePolicy": "optimality.sampling.mixture_policy",
     "judge": "optimality.inverse.judging",
+    "evidence_bound": "optimality.latent.variational_bound",
+    "importance_weighted_bound": "optimality.latent.variational_bound",
     "epic_distance": "optimality.inverse.reward_distances",
     "dard_distance": "optimality.inverse.reward_distances",
     "largest_margin": "optimality.inverse.largest_margin",
