@@ -18,8 +18,9 @@ _LONGEST = 2.0
 """Of a step."""
 _LEAST = 1e-4
 """Smallest curvature a step counts with, relative to the largest: flat directions are taken no faster."""
-_POLISH = 2
-"""Last steps judged by the gradient, where the function itself no longer tells."""
+_ROUNDING = 16.0
+"""Where no step is a rise, a full one is still taken if it makes the gradient smaller and lowers the function by no
+more than so many units of rounding."""
 
 
 def newton_ascent(
@@ -39,23 +40,18 @@ def newton_ascent(
 
     shares = jnp.asarray([0.5**i for i in range(_HALVINGS)], start.dtype)
 
-    def rise(loop):
-        v, value, steps, _ = loop
-        candidates = v[None] + shares[:, None] * direction(v, gradient(v))[None]
+    def climb(loop):
+        v, value, g, steps, _ = loop
+        candidates = v[None] + shares[:, None] * direction(v, g)[None]
         values = jax.vmap(function)(candidates)
         values = jnp.where(jnp.isnan(values), -jnp.inf, values)
-        best = jnp.argmax(values)
-        rises = values[best] > value
-        return jnp.where(rises, candidates[best], v), jnp.where(rises, values[best], value), steps + 1, rises
+        rises = jnp.max(values) > value
+        chosen = jnp.where(rises, jnp.argmax(values), 0)
+        new_g = gradient(candidates[chosen])
+        level = values[chosen] >= value - _ROUNDING * jnp.finfo(v.dtype).eps * (1.0 + jnp.abs(value))
+        accepted = rises | (level & (jnp.max(jnp.abs(new_g)) < jnp.max(jnp.abs(g))))
+        keep = lambda new, old: jnp.where(accepted, new, old)  # noqa: E731
+        return keep(candidates[chosen], v), keep(values[chosen], value), keep(new_g, g), steps + 1, accepted
 
-    first = (start, function(start), jnp.asarray(0, jnp.int32), jnp.asarray(True))
-    v, value, steps, _ = jax.lax.while_loop(lambda loop: loop[3] & (loop[2] < max_steps), rise, first)
-
-    def polish(_, v):
-        g = gradient(v)
-        new = v + direction(v, g)
-        close = function(new) >= value - 16 * jnp.finfo(v.dtype).eps * (1.0 + jnp.abs(value))
-        better = jnp.max(jnp.abs(gradient(new))) < jnp.max(jnp.abs(g))
-        return jnp.where(close & better & (steps < max_steps), new, v)
-
-    return jax.lax.fori_loop(0, _POLISH, polish, v)
+    first = (start, function(start), gradient(start), jnp.asarray(0, jnp.int32), jnp.asarray(True))
+    return jax.lax.while_loop(lambda loop: loop[4] & (loop[3] < max_steps), climb, first)[0]

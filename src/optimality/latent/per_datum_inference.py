@@ -35,6 +35,8 @@ from optimality.networks.optimizer import adam, descend
 
 Rows = Float[Array | np.ndarray, "points features"]
 Expectation = Literal["sampled", "sigma_points", "trapezoid"]
+NARROW = 0.2
+"""Scale of a start that nobody gave. A wide one averages over several modes and may end between them."""
 APART = 3.0
 """Two normal laws are of different modes where a mean differs by more than so many of the wider deviation."""
 COMPARABLE = 3.0
@@ -165,7 +167,7 @@ def infer_per_datum(
         model: `log_likelihood(x, z)` of a standard normal z.
         observations: one row a point; a vector counts as points of one feature.
         key: of the noise; seed 0 without one.
-        guess: starts, `[points, latents]`; by default of scale 1 and with means near 0, drawn so that none lies on a
+        guess: starts, `[points, latents]`; by default narrow and with means near 0, drawn so that none lies on a
             saddle between two modes.
         dtype: of a concrete computation.
         options: fields of `Refinement`.
@@ -253,7 +255,7 @@ def _refine_all(model, rows, guess, key, method: Refinement) -> RefinedPosterior
     start_key, key = jax.random.split(key)
     if guess is None:
         mean = 0.1 * jax.random.normal(start_key, (rows.shape[0], model.latents), rows.dtype)
-        guess = Normal(mean, jnp.ones_like(mean))
+        guess = Normal(mean, jnp.full_like(mean, NARROW))
     keys = jax.random.split(key, rows.shape[0])
     return jax.vmap(lambda x, start, own: _refine(model, x, start, own, method))(rows, guess, keys)
 
@@ -269,12 +271,8 @@ def _refine(model, x, start: Normal, key, method: Refinement) -> RefinedPosterio
     ascent_key, choice_key, report_key, prior_key = jax.random.split(key, 4)
     ascend = _newton(model, x, method) if method.exact else _adam(model, x, method)
     first = _parameters(start)
-    end = ascend(first, ascent_key)
-    candidates = jnp.stack([first, end])
-    if method.starts > 1:
-        others = _other_starts(end, prior_key, method.starts - 1)
-        own = jax.random.split(jax.random.fold_in(ascent_key, 1), method.starts - 1)
-        candidates = jnp.concatenate([candidates, jax.vmap(ascend)(others, own)])
+    ends = _from_all_starts(ascend, first, method.starts, ascent_key, prior_key)
+    candidates = jnp.concatenate([first[None], ends])
     judge = _judge(model, x, method)
     chosen = jnp.argmax(_lowest_if_nan(jnp.mean(judge(candidates, choice_key), axis=1)))
     values = judge(candidates, report_key)
@@ -300,13 +298,21 @@ def _refine(model, x, start: Normal, key, method: Refinement) -> RefinedPosterio
     )
 
 
-def _other_starts(end: Float[Array, " numbers"], key, count: int) -> Float[Array, "count numbers"]:
-    """The reflection of where the first one ended, then draws of the prior."""
-    latents = end.size // 2
-    means = jax.random.normal(key, (count, latents), end.dtype)
-    drawn = jnp.concatenate([means, jnp.zeros_like(means)], axis=1)
-    reflected = end * jnp.repeat(jnp.asarray([-1.0, 1.0], end.dtype), latents)
-    return drawn.at[0].set(reflected)
+def _from_all_starts(
+    ascend: "Ascend", first: Float[Array, " numbers"], count: int, ascent_key, prior_key
+) -> Float[Array, "count numbers"]:
+    """Where the ascents end: from the given start, the reflection of its end, then draws of the prior."""
+    latents = first.size // 2
+    means = jax.random.normal(prior_key, (count, latents), first.dtype)
+    starts = jnp.concatenate([means, jnp.full_like(means, math.log(NARROW))], axis=1).at[0].set(first)
+    signs = jnp.repeat(jnp.asarray([-1.0, 1.0], first.dtype), latents)
+
+    def step(last, start):
+        number, given, key = start
+        end = ascend(jnp.where(number == 1, signs * last, given), key)
+        return end, end
+
+    return jax.lax.scan(step, first, (jnp.arange(count), starts, jax.random.split(ascent_key, count)))[1]
 
 
 def _modes_disagree(best: Normal, bound, ends: Normal, end_bounds) -> Bool[Array, ""]:
@@ -360,9 +366,17 @@ def _judge(model, x, method: Refinement) -> Callable[[Any, PRNGKeyArray], Float[
 
 
 def _sampled(model, x, numbers, key, samples: int) -> Float[Array, ""]:
+    """Without noise, in value and gradient, where q is the posterior."""
     posterior = _normal(numbers)
-    prior = _prior(posterior.mean())
-    return evidence_bound(lambda z: model.log_likelihood(x, z), posterior, prior, key, samples=samples)
+    return evidence_bound(
+        lambda z: model.log_likelihood(x, z),
+        posterior,
+        _prior(posterior.mean()),
+        key,
+        samples=samples,
+        rate="sampled",
+        estimator="sticking_the_landing",
+    )
 
 
 def _parameters(posterior: Normal) -> Float[Array, " numbers"]:
