@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 Numbers = Float[Array, " numbers"]
 _HALVINGS = 20
-_LONGEST = 2.0
+_LONGEST = 0.5
 """Of a step."""
 _LEAST = 1e-4
 """Smallest curvature a step counts with, relative to the largest: flat directions are taken no faster."""
@@ -23,9 +23,7 @@ _ROUNDING = 16.0
 more than so many units of rounding."""
 
 
-def newton_ascent(
-    function: Callable[[Numbers], Float[Array, ""]], start: Numbers, *, max_steps: int
-) -> Numbers:
+def newton_ascent(function: Callable[[Numbers], Float[Array, ""]], start: Numbers, *, max_steps: int) -> Numbers:
     """Where the ascent of `function` from `start` ends: where no step is a rise, or after `max_steps`."""
     gradient = jax.grad(function)
 
