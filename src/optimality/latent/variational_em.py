@@ -109,9 +109,16 @@ class VariationalEM(AbstractIterative[Dataset, VariationalEMState]):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but {getattr(self, name)} was given.")
 
-    def check(self, problem: Dataset) -> None:
-        if problem.likelihood != "gaussian" and self.expectation == "sigma_points":
-            check_gaussian_data(self, problem)
+    def explain(self, problem: Dataset, solution: Solution) -> str:
+        if solution.result is Result.ITERATION_LIMIT:
+            return (
+                f"A number of the model still changes by {float(solution.stats['residual']):.1e} of the largest; the "
+                f"bound never fell by more than {float(solution.stats['largest_fall']):.1e}."
+            )
+        if constant := constant_features(problem):
+            named = ", ".join(problem.feature(column) for column in constant[:8])
+            return f"Constant in the points of the fit, so that a noise variance of its own vanishes there: {named}."
+        return ""
 
     def init(self, problem: Dataset, guess: Any, key: PRNGKeyArray | None) -> VariationalEMState:
         rows = problem.parts().train
@@ -161,7 +168,7 @@ class VariationalEM(AbstractIterative[Dataset, VariationalEMState]):
         return jax.vmap(lambda x, q: exact_bound(model, x, q, expectation))(rows, posterior)
 
     def terminate(self, problem: Dataset, state: VariationalEMState) -> Any:
-        code = jnp.where(state.residual <= self.tolerance, int(Result.CONVERGED), RUNNING)
+        code = jnp.where(state.residual <= jnp.asarray(self.tolerance), int(Result.CONVERGED), RUNNING)
         return jnp.where(jnp.isfinite(state.bound), code, int(Result.NON_FINITE))
 
     def point(self, state: VariationalEMState) -> Float[Array, " numbers"]:
@@ -194,11 +201,6 @@ class VariationalEM(AbstractIterative[Dataset, VariationalEMState]):
     def _first(self, problem: Dataset, rows: Rows) -> LinearGaussianModel:
         """Probabilistic PCA's, with a share of every direction left to the noise."""
         check_gaussian_data(self, problem)
-        if self.variance == "feature" and (constant := constant_features(problem)):
-            raise ValueError(
-                f"constant in the points of the fit: {', '.join(problem.feature(column) for column in constant[:8])}. "
-                f"A noise variance of its own would vanish there: leave such features out, or take variance='scalar'."
-            )
         mean, covariance = moments(rows)
         eigenvalues, vectors = descending_eigenvectors(covariance)
         rest = jnp.mean(eigenvalues[self.latents :])
