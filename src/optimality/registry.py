@@ -113,6 +113,12 @@ METHODS = (
         "the same with a noise variance for each feature: maximum likelihood by expectation maximization",
         "Dataset",
     ),
+    Entry(
+        "variational-em",
+        "optimality.latent.variational_em:VariationalEM",
+        "a linear-Gaussian model with a normal posterior of independent latents for each point: exact bounds, no draws",
+        "Dataset",
+    ),
 )
 """Methods of `optimality solve`."""
 
@@ -353,6 +359,11 @@ EXPORTS = {
     "MixturePolicy": "optimality.sampling.mixture_policy",
     "judge": "optimality.inverse.judging",
     "evidence_bound": "optimality.latent.variational_bound",
+    "VariationalEM": "optimality.latent.variational_em",
+    "amortization_gap": "optimality.latent.amortization",
+    "infer_per_datum": "optimality.latent.per_datum_inference",
+    "parameter_count": "optimality.latent.per_datum_inference",
+    "refine": "optimality.latent.refinement",
     "importance_weighted_bound": "optimality.latent.variational_bound",
     "epic_distance": "optimality.inverse.reward_distances",
     "dard_distance": "optimality.inverse.reward_distances",
