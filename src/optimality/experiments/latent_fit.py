@@ -1,11 +1,13 @@
 """Fit a latent-variable model to data, and judge it on points that it has not seen."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from optimality.core.result import Result
 from optimality.core.solve import AbstractFit, FitProgress, Solution, solve
@@ -16,14 +18,19 @@ from optimality.experiments.latent_judgment import (
     LatentJudgment,
     judge_against_linear,
     judge_linear,
+    judged_rows,
+    log_evidences,
     parts_of,
 )
 from optimality.experiments.latent_sentences import collapse_rows, collapse_sentence, warnings_of
 from optimality.experiments.measured import stopwatch
 from optimality.experiments.run_folder import RunFolder
 from optimality.experiments.saved_latent_model import FittedModel, fitted_model
+from optimality.latent.amortization import amortization_gap
 from optimality.latent.autoencoder_details import AutoencoderDetails
 
+GAP_POINTS = 100
+"""Held-out points whose posteriors are refined one by one."""
 _ROWS_AT_ONCE = 20
 """Passes after which their metrics are written."""
 
@@ -42,6 +49,15 @@ class Pass(NamedTuple):
     compile_seconds: float
 
 
+class Gap(NamedTuple):
+    """What the encoder loses against a posterior fitted to each point by itself, in nats a point."""
+
+    mean: float
+    standard_error: float
+    points: int
+    encoder_bound: float
+
+
 class LatentRun(NamedTuple):
     """Everything that the report shows."""
 
@@ -52,8 +68,8 @@ class LatentRun(NamedTuple):
     model: FittedModel
     judgment: LatentJudgment
     passes: list[dict[str, float]]
-    gap: Any
-    """What the encoder loses against a posterior fitted to each point; None of exact posteriors."""
+    gap: Gap | None
+    """None of exact posteriors."""
     seconds: dict[str, float]
 
     @property
@@ -106,13 +122,12 @@ class LatentRun(NamedTuple):
         return {**about, **(self._of_linear() if self.is_linear else self._of_autoencoder())}
 
     def _of_linear(self) -> dict[str, Any]:
-        details = self.solution.details
-        noise = np.sqrt(np.asarray(details.model.noise_variance)) * (self.read.problem.levels or 1)
+        model: Any = self.solution.details.model
+        noise = np.sqrt(np.asarray(model.noise_variance)) * (self.read.problem.levels or 1)
+        parts = parts_of(self.read.problem, np.float64)._asdict()
         return {
             "evidence": {
-                "fit": float(np.asarray(self.solution.value)),
-                "validation": float(np.asarray(details.validation_log_evidence)),
-                "test": float(np.asarray(details.test_log_evidence)),
+                name: float(np.mean(log_evidences(model, rows))) if len(rows) else None for name, rows in parts.items()
             },
             "steps": int(np.asarray(self.solution.stats.get("steps", 0))),
             "deviation": _spread(noise),
@@ -154,7 +169,7 @@ def fit_and_judge(
 ) -> LatentRun:
     """Everything but the writing; metrics of the passes go into the folder, if there is one, as they are made."""
     seconds: dict[str, float] = {}
-    fit_key, judge_key = jax.random.split(jax.random.key(seed))
+    fit_key, judge_key, gap_key = jax.random.split(jax.random.key(seed), 3)
     passes = _Passes(read, folder, callback)
     with passes.clock:
         if isinstance(method, AbstractFit):
@@ -173,12 +188,12 @@ def fit_and_judge(
             lambda: (
                 judge_against_linear(read.problem, method, solution.details, key=judge_key)
                 if fitted
-                else judge_linear(read.problem, method, solution.details)
+                else judge_linear(read.problem, _named(method), method.latents, solution.details.model)
             ),
         )
         gap = None
         if fitted:
-            gap = stopwatch(seconds, "amortization gap", lambda: _amortization(read, solution.details))
+            gap = stopwatch(seconds, "amortization gap", lambda: _amortization(read, solution.details, gap_key))
     seconds["compiling"] = round(passes.clock.seconds, 3)
     model = fitted_model(solution.details, read.problem)
     return LatentRun(read, method, seed, solution, model, judgment, passes.rows, gap, seconds)
@@ -227,5 +242,13 @@ def _spread(deviations: np.ndarray) -> dict[str, float]:
     }
 
 
-def _amortization(read: ReadData, details: AutoencoderDetails) -> Any:
-    return None
+def _named(method: Any) -> str:
+    """`ProbabilisticPCA` is `probabilistic PCA`."""
+    words = re.findall(r"[A-Z]{2,}|[A-Z][a-z]+", type(method).__name__)
+    return " ".join(word if word.isupper() else word.lower() for word in words)
+
+
+def _amortization(read: ReadData, details: AutoencoderDetails, key: PRNGKeyArray) -> Gap:
+    rows = judged_rows(read.problem, details)[:GAP_POINTS]
+    found = amortization_gap(details.model, details.model.encode, rows, key)
+    return Gap(float(found.gap), float(found.standard_error), len(rows), float(found.encoder_bound))

@@ -15,7 +15,7 @@ from optimality.core.solve import solve
 from optimality.latent.autoencoder_details import MOST_POINTS, AutoencoderDetails
 from optimality.latent.factor_analysis import FactorAnalysis
 from optimality.latent.full_covariance import full_covariance_gaussian
-from optimality.latent.linear_gaussian import LinearGaussianDetails, LinearGaussianModel, ProbabilisticPCA
+from optimality.latent.linear_gaussian import LinearGaussianModel, ProbabilisticPCA
 from optimality.problems.dataset import Dataset, Parts
 
 FEW_SAMPLES = (10, 100)
@@ -92,7 +92,7 @@ def judge_against_linear(
     last = f"bound of {details.bound_samples:,} samples"
     values[last] = np.asarray(judged.importance_bounds, np.float64)
     linear, notes = _linear_models(problem, method)
-    evidences = {name: _log_evidences(model, rows) for name, model in linear.items()}
+    evidences = {name: log_evidences(model, rows) for name, model in linear.items()}
     bars = [_bar(name, numbers, "bound") for name, numbers in values.items()]
     bars += [_bar(name, numbers, "linear") for name, numbers in evidences.items()]
     margins = []
@@ -102,17 +102,19 @@ def judge_against_linear(
     return LatentJudgment(len(rows), details.judged_on, bars, margins, notes)
 
 
-def judge_linear(problem: Dataset, method: Any, details: LinearGaussianDetails) -> LatentJudgment:
+def judge_linear(problem: Dataset, name: str, latents: int, model: LinearGaussianModel) -> LatentJudgment:
     """Exact log evidences of a linear model, and of the full-covariance normal law, which no linear model exceeds on
     the points of the fit, but well may on others."""
     parts = parts_of(problem, np.float64)
     tested = len(parts.test) > 0
     rows = parts.test if tested else parts.train
-    name = "probabilistic PCA" if isinstance(method, ProbabilisticPCA) else "factor analysis"
-    own = _log_evidences(details.model, rows)
-    bars, margins, notes = [_bar(_titled(name, method.latents), own, "bound")], [], []
+    own = log_evidences(model, rows)
+    bars, margins, notes = [_bar(_titled(name, latents), own, "bound")], [], []
+    if problem.features > MOST_FEATURES:
+        notes.append(f"There is no {FULL} beside it: {problem.features:,} features are more than {MOST_FEATURES:,}.")
+        return LatentJudgment(len(rows), "test" if tested else "train", bars, margins, notes)
     try:
-        full = _log_evidences(_fitted(FULL, problem, method.latents), rows)
+        full = log_evidences(_fitted(FULL, problem, latents), rows)
         bars.append(_bar(FULL, full, "linear"))
         difference = _bar(FULL, own - full, "linear")
         margins.append(Margin(FULL, difference.mean, difference.standard_error, False))
@@ -186,7 +188,8 @@ def _fitted(name: str, problem: Dataset, latents: int) -> Any:
         raise
 
 
-def _log_evidences(model: Any, rows: np.ndarray) -> np.ndarray:
+def log_evidences(model: Any, rows: np.ndarray) -> np.ndarray:
+    """Of each row, by a linear-Gaussian model or a normal law; float64."""
     return np.asarray(at_precision(_mapped_log_evidence, model, np.asarray(rows, np.float64)))
 
 

@@ -83,7 +83,8 @@ def _of_autoencoder(run: "LatentRun") -> list[str]:
 
 def _of_linear(run: "LatentRun") -> list[str]:
     details, problem = run.solution.details, run.read.problem
-    held = np.flatnonzero(np.asarray(details.at_floor)).tolist()
+    at_floor = getattr(details, "at_floor", None)
+    held = [] if at_floor is None else np.flatnonzero(np.asarray(at_floor)).tolist()
     held = [column for column in held if column not in constant_features(problem)]
     if not held:
         return []
@@ -94,7 +95,7 @@ def _of_linear(run: "LatentRun") -> list[str]:
 
 
 def collapse_rows(run: "LatentRun") -> list[dict[str, Any]] | None:
-    """What a linear model of as many latents would use at its best with fixed deviations, in the data's units."""
+    """What a linear model of as many latents would use at its best with fixed deviations, in the model's units."""
     eigenvalues = model_eigenvalues(run)
     own = own_deviation(run)
     if eigenvalues is None or own is None:
@@ -119,9 +120,12 @@ def collapse_sentence(run: "LatentRun") -> str | None:
         return None
     plain, mean, own = rows
     word = format_number
+    levels = run.read.problem.levels
+    units = "" if levels is None else f", in units of {levels} levels,"
     return (
-        f"By the collapse law a linear model whose noise deviation were fixed at 1 (squared error plus KL) would use "
-        f"{plain['used']} of {run.method.latents} latents, with a mean over features instead of a sum {mean['used']}; "
+        f"By the collapse law a linear model whose noise deviation were fixed at 1{units} (squared error plus KL) "
+        f"would use {plain['used']} of {run.method.latents} latents, with a mean over features instead of a sum "
+        f"{mean['used']}; "
         f"at this decoder's own {word(own['deviation'])} it would use {own['used']}, with a rate of "
         f"{word(own['rate'])} nats. This model uses {run.solution.details.in_use}, with "
         f"{word(float(np.sum(run.solution.details.rates)))} nats."

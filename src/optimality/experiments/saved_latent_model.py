@@ -19,7 +19,7 @@ from optimality.core.numerics import at_precision
 from optimality.distributions.multivariate_normal import MultivariateNormal
 from optimality.experiments.saved_policy import load_module, module_bytes
 from optimality.latent.autoencoder_details import AutoencoderDetails
-from optimality.latent.linear_gaussian import LinearGaussianDetails, LinearGaussianModel
+from optimality.latent.linear_gaussian import LinearGaussianModel
 from optimality.problems.dataset import Dataset
 
 MODEL_FILE = "model.safetensors"
@@ -63,9 +63,11 @@ FittedModel = AutoencoderDetails | LinearModel
 """What `load_model` gives back: both have `encode`, `decode`, `sample` and `log_evidence`."""
 
 
-def fitted_model(details: AutoencoderDetails | LinearGaussianDetails, problem: Dataset) -> FittedModel:
+def fitted_model(details: Any, problem: Dataset) -> FittedModel:
     """The part of a solution's `details` that encodes and decodes."""
-    return LinearModel(details.model, problem.levels) if isinstance(details, LinearGaussianDetails) else details
+    if isinstance(details, AutoencoderDetails):
+        return details
+    return LinearModel(details.model, problem.levels)
 
 
 def save_model(model: FittedModel, path: str | Path) -> Path:
