@@ -149,9 +149,10 @@ def _print(run: LatentRun, folder: Path | None) -> None:
         soft_wrap=True,
     )
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
     for bar in summary["bars"]:
         error = f"s.e. {bar['standard_error']:.2g}" if bar["standard_error"] == bar["standard_error"] else ""
-        bits = f"{format_number(run.bits(bar['mean']))} bits a dimension"
+        bits = f"{format_number(run.bits(bar['mean']))} bits/dim"
         table.add_row(bar["name"], f"{format_number(bar['mean'])} nats", error, bits)
     console.print(table)
     if not run.is_linear:

@@ -86,9 +86,15 @@ class LatentRun(NamedTuple):
 
     def verdict(self) -> list[str]:
         """Over each linear model, in a sentence; why there is none."""
-        early = not self.is_linear and Result.of(self.solution.result) is Result.ITERATION_LIMIT
-        sentences = [margin.sentence for margin in self.judgment.margins] or self.judgment.notes[:1]
-        return [f"So far, with the fit not at its end: {s[0].lower()}{s[1:]}" if early else s for s in sentences]
+        margins = self.judgment.margins
+        if not margins:
+            return self.judgment.notes[:1]
+        if self.is_linear:
+            return [margin.plain_sentence for margin in margins]
+        sentences = [margin.sentence for margin in margins]
+        if Result.of(self.solution.result) is not Result.ITERATION_LIMIT:
+            return sentences
+        return [f"So far, with the fit not at its end: {sentence[0].lower()}{sentence[1:]}" for sentence in sentences]
 
     def summary(self) -> dict[str, Any]:
         """The numbers, for `run.json` and `--json`."""
@@ -169,6 +175,7 @@ def fit_and_judge(
 ) -> LatentRun:
     """Everything but the writing; metrics of the passes go into the folder, if there is one, as they are made."""
     seconds: dict[str, float] = {}
+    latents: int = method.latents
     fit_key, judge_key, gap_key = jax.random.split(jax.random.key(seed), 3)
     passes = _Passes(read, folder, callback)
     with passes.clock:
@@ -188,7 +195,7 @@ def fit_and_judge(
             lambda: (
                 judge_against_linear(read.problem, method, solution.details, key=judge_key)
                 if fitted
-                else judge_linear(read.problem, _named(method), method.latents, solution.details.model)
+                else judge_linear(read.problem, _named(method), latents, solution.details.model)
             ),
         )
         gap = None

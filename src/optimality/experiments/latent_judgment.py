@@ -24,6 +24,8 @@ MOST_FEATURES = 1000
 """Of data for which the linear models are fitted: their time grows with the cube."""
 SIGNIFICANT = 2.0
 """Standard errors from which on a margin is told from none."""
+NOTHING = 1e-3
+"""Nats a point that are no difference to anybody."""
 FULL = "full-covariance normal law"
 
 
@@ -48,16 +50,32 @@ class Margin(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        if not abs(self.mean) > SIGNIFICANT * self.standard_error:
+        if not abs(self.mean) > max(SIGNIFICANT * self.standard_error, NOTHING):
             return "undecided"
         return "worth it" if self.mean > 0.0 else "not worth it"
 
     @property
     def sentence(self) -> str:
-        words = {"worth it": "Worth it", "not worth it": "Not worth it", "undecided": "No clear difference to"}
-        over = "" if self.verdict == "undecided" else " over"
+        words = {
+            "worth it": "Worth it over",
+            "not worth it": "Not worth it over",
+            "undecided": "No clear difference to",
+        }
+        return f"{words[self.verdict]} {self._opponent}: {self._number}."
+
+    @property
+    def plain_sentence(self) -> str:
+        """Without a verdict: of a model that is linear itself."""
+        return f"Against {self._opponent}: {self._number}."
+
+    @property
+    def _opponent(self) -> str:
+        return f"the {self.over}" if self.over == FULL else self.over
+
+    @property
+    def _number(self) -> str:
         error = f" (s.e. {self.standard_error:.2g})" if math.isfinite(self.standard_error) else ""
-        return f"{words[self.verdict]}{over} {self.over}: {self.mean:+.3g} nats a point{error}."
+        return f"{self.mean:+.3g} nats a point{error}"
 
 
 class LatentJudgment(NamedTuple):
@@ -116,7 +134,7 @@ def judge_linear(problem: Dataset, name: str, latents: int, model: LinearGaussia
     try:
         full = log_evidences(_fitted(FULL, problem, latents), rows)
         bars.append(_bar(FULL, full, "linear"))
-        difference = _bar(FULL, own - full, "linear")
+        difference = _bar(FULL, np.round(own - full, 9), "linear")
         margins.append(Margin(FULL, difference.mean, difference.standard_error, False))
     except ValueError as error:
         notes.append(f"There is no {FULL} to compare with: {error}")

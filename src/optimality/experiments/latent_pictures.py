@@ -58,7 +58,7 @@ def plot_reconstructions(
             1, 1 + len(shown), width_ratios=[max(1.0, min(2.5, data.shape[1] / 8)), *[1] * len(shown)]
         )
         parts[0].bar(np.arange(data.shape[1]), explained, width=0.7, color=BLUE)
-        label_features(parts[0], data.shape[1], names)
+        label_features(parts[0], data.shape[1], names, letters=14)
         parts[0].set(title="share of variance", ylim=(min(0.0, float(np.nanmin(explained, initial=0.0))), 1.02))
         for axes, feature in zip(parts[1:], shown, strict=True):
             x, y = data[:_POINTS, feature], decoded[:_POINTS, feature]
@@ -195,7 +195,8 @@ def _along(latents: int, values: dict[int, np.ndarray]) -> np.ndarray:
 def _scatter(data: np.ndarray, samples: np.ndarray, names: Sequence[str] | None) -> Figure:
     """Samples over data, for the first features that vary; histograms on the diagonal."""
     shown = _shown(data)
-    data, samples = data[:_POINTS, shown], samples[:_POINTS, shown]
+    points = min(_POINTS, len(data), len(samples))
+    data, samples = data[:points, shown], samples[:points, shown]
     count = len(shown)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(min(9.0, 1.0 + 2.0 * count), min(8.0, 0.8 + 1.8 * count)), layout="constrained")
@@ -208,16 +209,17 @@ def _scatter(data: np.ndarray, samples: np.ndarray, names: Sequence[str] | None)
                 axes.set_xlim(low - wide, high + wide)
                 if row == column:
                     edges = np.linspace(low - wide, high + wide, 25)
-                    axes.hist(data[:, column], edges, density=True, color=GRAY, alpha=0.5)
-                    axes.hist(samples[:, column], edges, density=True, histtype="step", color=BLUE)
+                    axes.hist(data[:, column], edges, density=True, color=ORANGE, alpha=0.35, label="data")
+                    axes.hist(samples[:, column], edges, density=True, histtype="step", color=BLUE, label="samples")
                     axes.set_yticks([])
                 else:
-                    axes.plot(data[:, column], data[:, row], ".", color=GRAY, markersize=2.5, alpha=0.6)
-                    axes.plot(samples[:, column], samples[:, row], ".", color=BLUE, markersize=2.5, alpha=0.6)
+                    axes.plot(data[:, column], data[:, row], ".", color=ORANGE, markersize=3, alpha=0.7)
+                    axes.plot(samples[:, column], samples[:, row], ".", color=BLUE, markersize=3, alpha=0.5)
                 if row == count - 1:
                     axes.set_xlabel(_name(shown[column], names))
                 if column == 0:
                     axes.set_ylabel(_name(shown[row], names))
+        parts[0, 0].legend(fontsize=7)
     return figure
 
 

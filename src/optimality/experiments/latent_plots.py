@@ -166,14 +166,14 @@ def plot_deviations(deviations: np.ndarray, names: Sequence[str] | None, shape: 
     return figure
 
 
-def label_features(axes: Any, count: int, names: Sequence[str] | None) -> None:
-    """Names below a row of features, where there are few."""
+def label_features(axes: Any, count: int, names: Sequence[str] | None, *, letters: int = 60) -> None:
+    """Names below a row of features, where there are few; on end where they have more letters in all."""
     if count > _LONG:
         axes.set_xlabel("feature")
         return
     axes.set_xticks(np.arange(count), [str(n) for n in range(count)] if names is None else list(names))
-    if names is not None and sum(map(len, names)) > 60:
-        axes.tick_params(axis="x", rotation=60)
+    if names is not None and sum(map(len, names)) > letters:
+        axes.tick_params(axis="x", rotation=90)
     if names is None:
         axes.set_xlabel("feature")
     axes.grid(visible=False, axis="x")

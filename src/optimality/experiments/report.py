@@ -167,7 +167,8 @@ _EXPLANATIONS = {
     ),
     "Bounds": (
         "Means over the same held-out points, with two standard errors. Blue: the model; none of its bounds exceeds "
-        "its log evidence, and with more samples they come closer. Orange: linear models of the same data, exact."
+        "its log evidence, and with more samples they come closer. Orange: linear models of the same data, exact. "
+        "Differences are surer than these errors say, since the points are the same."
     ),
     "Rate of each latent": (
         "KL divergence of the encoder's law from the prior, mean over points: what a latent says of a point. Gray: "
@@ -190,7 +191,9 @@ _EXPLANATIONS = {
         "Left the points, right as many draws of the model, and between them its density, a mean over draws of the "
         "latents. Bridges between separate groups are what a continuous decoder must make of one normal law."
     ),
-    "Samples": "Given points, and new ones of the model: latents from the prior, then the decoder with its noise.",
+    "Samples": (
+        "Given points, and as many new ones of the model: latents from the prior, then the decoder with its noise."
+    ),
     "Reconstructions": (
         "Points, and the decoder's mean at the encoder's mean. Share of variance: 1 where a feature is told exactly, "
         "0 where its mean would do as well."
