@@ -30,7 +30,7 @@ def plot_samples(data: np.ndarray, samples: np.ndarray, shape: Shape, names: Seq
     if shape is not None:
         limits = _limits(data)
         with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(9.0, 3.2), layout="constrained")
+            figure = Figure(figsize=(9.0, 0.4 + 4.4 * 5 / 12 * shape[0] / shape[1]), layout="constrained")
             for axes, title, rows in zip(figure.subplots(1, 2), ("data", "samples"), (data, samples), strict=True):
                 _show(axes, _tiled(rows[:60], shape, 12), limits)
                 axes.set_title(title)
@@ -46,7 +46,7 @@ def plot_reconstructions(
         count = min(16, len(data))
         pairs = np.concatenate([data[:count], decoded[:count]])
         with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(9.0, 1.5), layout="constrained")
+            figure = Figure(figsize=(9.0, 0.15 + 9.0 * 2 / count * shape[0] / shape[1]), layout="constrained")
             _show(figure.subplots(), _tiled(pairs, shape, count), _limits(data))
         return figure
     explained = 1.0 - np.mean((data - decoded) ** 2, axis=0) / np.maximum(np.var(data, axis=0), 1e-300)
@@ -110,12 +110,13 @@ def plot_density(model: Any, data: np.ndarray, samples: np.ndarray, names: Seque
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 3.4), layout="constrained")
         parts = figure.subplots(1, 3, sharex=True, sharey=True)
-        parts[0].plot(*data[:2000].T, ".", color=GRAY, markersize=2)
+        shown = min(len(data), len(samples))
+        parts[0].plot(*data[:shown].T, ".", color=GRAY, markersize=2)
         top = float(np.quantile(density, 0.998))
         parts[1].imshow(
             density, origin="lower", extent=(low[0], high[0], low[1], high[1]), cmap="Blues", aspect="auto", vmax=top
         )
-        parts[2].plot(*samples[:2000].T, ".", color=BLUE, markersize=2)
+        parts[2].plot(*samples[:shown].T, ".", color=BLUE, markersize=2)
         for axes, title in zip(parts, ("data", "density of the model", "samples"), strict=True):
             axes.set(title=title, xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=_name(0, names))
             axes.grid(visible=False)
@@ -156,7 +157,7 @@ def _picture_walk(decode, latents: int, first: int, second: int | None, shape: A
     t = scipy.stats.norm.ppf(np.linspace(0.03, 0.97, _SIDE))
     with matplotlib.rc_context(STYLE):
         if second is None:
-            figure = Figure(figsize=(9.0, 1.2), layout="constrained")
+            figure = Figure(figsize=(9.0, 0.3 + 9.0 / _SIDE * shape[0] / shape[1]), layout="constrained")
             _show(figure.subplots(), _tiled(decode(_along(latents, {first: t})), shape, _SIDE), _limits(data))
             return figure
         figure = Figure(figsize=(5.4, 5.4 * shape[0] / shape[1] + 0.3), layout="constrained")

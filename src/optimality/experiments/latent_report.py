@@ -31,7 +31,7 @@ from optimality.experiments.report import render
 from optimality.experiments.run_folder import RunFolder
 from optimality.latent.autoencoder_details import AutoencoderDetails
 
-SAMPLES = 500
+SAMPLES = 2000
 """New observations that are drawn for the figures."""
 DENSITY_DRAWS = 20_000
 """Of the prior, for a density in the plane."""
@@ -99,7 +99,8 @@ def _of_data(run: LatentRun) -> dict[str, Figure]:
     else:
         figures["Samples"] = plot_samples(rows, samples, shape, problem.names)
     decoded = _means(model.decode(np.asarray(model.encode(rows).location)))
-    figures["Reconstructions"] = plot_reconstructions(rows, decoded, shape, problem.names)
+    caption = "Reconstructions" if shape is not None else "Reconstruction of each feature"
+    figures[caption] = plot_reconstructions(rows, decoded, shape, problem.names)
     if not run.is_linear:
         rates = np.asarray(run.solution.details.rates)
         decode = lambda z: _means(model.decode(z))  # noqa: E731

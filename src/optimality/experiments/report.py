@@ -194,9 +194,10 @@ _EXPLANATIONS = {
     "Samples": (
         "Given points, and as many new ones of the model: latents from the prior, then the decoder with its noise."
     ),
-    "Reconstructions": (
-        "Points, and the decoder's mean at the encoder's mean. Share of variance: 1 where a feature is told exactly, "
-        "0 where its mean would do as well."
+    "Reconstructions": "Above points, below the decoder's mean at the encoder's mean.",
+    "Reconstruction of each feature": (
+        "Points against the decoder's mean at the encoder's mean. Share of variance: 1 where a feature is told "
+        "exactly, 0 where its mean would do as well."
     ),
     "A walk through the latents": (
         "The decoder's mean along the two latents with the largest rates, the others at zero, from about -2 to 2 "
