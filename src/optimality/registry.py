@@ -99,6 +99,9 @@ METHODS = (
         "importance-weighted-autoencoder",
         "optimality.latent.importance_weighted_autoencoder:ImportanceWeightedAutoencoder",
         "the same by the tighter bound of several samples",
+        "Dataset",
+    ),
+    Entry(
         "probabilistic-pca",
         "optimality.latent.linear_gaussian:ProbabilisticPCA",
         "a linear latent-variable model with one noise variance, in closed form",
@@ -107,7 +110,7 @@ METHODS = (
     Entry(
         "factor-analysis",
         "optimality.latent.factor_analysis:FactorAnalysis",
-        "the same with a noise variance for each feature: maximum likelihood by expectation maximization",
+        "the linear one with a noise variance for each feature: maximum likelihood by expectation maximization",
         "Dataset",
     ),
 )
