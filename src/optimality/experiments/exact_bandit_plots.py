@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from optimality.beliefs import BetaBernoulli
 from optimality.experiments.plots import BLUE, GRAY, GREEN, ORANGE, STYLE
@@ -26,19 +27,12 @@ def plot_horizon_regret(regret: Mapping[str, np.ndarray], best: Mapping[int, flo
         figure = Figure(figsize=(7.5, 3.6), layout="constrained")
         axes = figure.subplots()
         for color, (name, values) in zip((BLUE, ORANGE, GREEN, GRAY), regret.items(), strict=False):
-            own = name == "Bayes-optimal"
-            label = f"{name}, for this horizon" if own and best else name
-            axes.plot(
-                np.arange(values.size + 1),
-                [0.0, *values],
-                color=color,
-                label=label,
-                linestyle="--" if own and best else "-",
-            )
+            one = name == "Bayes-optimal" and len(best) > 0
+            label = f"{name}, for {max(best)} pulls" if one else name
+            curve = [0.0, *values]
+            axes.plot(range(len(curve)), curve, color=color, label=label, linestyle="--" if one else "-")
         if best:
-            axes.plot(
-                list(best), list(best.values()), color=BLUE, marker="o", markersize=4, label="Bayes-optimal, for each"
-            )
+            axes.plot(list(best), list(best.values()), "o", color=BLUE, label="Bayes-optimal, for so many pulls")
         axes.set(xlabel="pulls", ylabel="discounted Bayes regret" if discounted else "Bayes regret")
         axes.set(xlim=(0, None), ylim=(0, None))
         axes.legend(loc="upper left")
@@ -55,11 +49,14 @@ def plot_optimal_pulls(policy: BeliefPolicy, prior: BetaBernoulli) -> Figure:
     largest = max(float(np.nanmax(np.abs(m))) for m in maps)
     limit = 0.5 * largest if largest > 0.0 else 1.0
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(0.9 + 2.7 * len(records), 3.1), layout="constrained")
+        figure = Figure(figsize=(1.3 + 2.5 * len(records), 3.1), layout="compressed")
         panels = figure.subplots(1, len(records), squeeze=False, sharey=True)[0]
         colors = ScalarMappable(Normalize(-limit, limit), _ARMS)
         for axes, values, (ones, zeros) in zip(panels, maps, records, strict=True):
             axes.imshow(values, origin="lower", cmap=colors.cmap, norm=colors.norm, aspect="equal")
+            axes.set_facecolor("#e5e7eb")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
             _borders(axes, values, prior, ones, zeros)
             seen = "not pulled yet" if ones + zeros == 0 else f"paid {ones} of {ones + zeros}"
             axes.set(title=f"arm 1 {seen}", xlabel="zeros of arm 0")

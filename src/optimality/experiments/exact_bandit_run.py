@@ -25,7 +25,7 @@ LONGEST = {2: 80, 3: 14, 4: 8}
 """Pulls up to which policies are compared, by the number of arms; of more arms, as many as of four."""
 LONGEST_THOMPSON = {2: 40, 3: 12, 4: 6}
 """Likewise of Thompson sampling, whose chances are integrals."""
-HORIZONS = (1, 2, 4, 7, 12, 20, 30, 45)
+HORIZONS = (2, 5, 10, 20, 40)
 """Whose best policies are compared, if shorter than the problem's."""
 MOST_BYTES = 50_000_000
 """Of a policy that is saved."""
