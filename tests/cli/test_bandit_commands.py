@@ -72,7 +72,7 @@ def test_what_is_printed(train, monkeypatch):
 @pytest.mark.parametrize(
     ("policies", "arguments", "says"),
     [
-        ("ucb2", ["--arms", "0.1,0.5"], "Did you mean ucb1?"),
+        ("ucb2", ["--arms", "0.1,0.5"], "did you mean ucb1?"),
         ("ucb1,ucb1", ["--arms", "0.1,0.5"], "named twice"),
         ("ucb1", [], "needs --arms"),
         ("ucb1", ["--arms", "0.1"], "at least two arms"),
@@ -134,10 +134,13 @@ def test_options_of_policies(train):
     ]
 
 
-@pytest.fixture
-def study(train):
-    """A summary, with the options above and random policies."""
-    return json.loads(train("thompson,epsilon-greedy,ucb1,greedy", "--arms", "0.1,0.5", *OPTIONS, "--json")[1])
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The folder of a run with the options above, and random policies."""
+    place = tmp_path_factory.mktemp("study")
+    size = ("--arms", "0.1,0.5", "--steps", "20", "--runs", "20", "--out", str(place))
+    assert main(["train", "bernoulli-bandit", "thompson,epsilon-greedy,ucb1,greedy", *size, *OPTIONS]) == 0
+    return next(place.iterdir())
 
 
 def again(capsys, *arguments):
@@ -149,23 +152,23 @@ def again(capsys, *arguments):
 @pytest.mark.parametrize("named", [True, False])
 def test_a_study_repeats_from_its_configuration(study, capsys, tmp_path, named):
     """The same bits, with the problem's name or without, from the folder or the file."""
-    path = study["run"] if named else str(Path(study["run"]) / "config.toml")
+    path = str(study if named else study / "config.toml")
     repeated = again(capsys, *(["bernoulli-bandit"] if named else []), "--config", path, "--out", str(tmp_path / "x"))
-    folders = Path(study.pop("run")), Path(repeated.pop("run"))
-    assert repeated == study
+    run = Path(repeated.pop("run"))
+    assert repeated == json.loads((study / "run.json").read_text())["summary"]
     for name in ("config.toml", "metrics.jsonl"):
-        assert (folders[0] / name).read_text() == (folders[1] / name).read_text()
+        assert (study / name).read_text() == (run / name).read_text()
 
 
 def test_options_override_a_stored_study(study, capsys, tmp_path):
-    base = ["bernoulli-bandit", "--config", study["run"], "--out", str(tmp_path / "x")]
-    changed = again(capsys, *base, "--arms", "0.2,0.3,0.9", "--steps", "30", "--greedy.ties", "lowest")
-    assert changed["arms"] == [0.2, 0.3, 0.9]
+    base = ["bernoulli-bandit", "--config", str(study), "--out", str(tmp_path / "x")]
+    changed = again(capsys, *base, "--arms", "0.2,0.3,0.7,0.9", "--steps", "30", "--greedy.ties", "lowest")
+    assert changed["arms"] == [0.2, 0.3, 0.7, 0.9]
     assert (changed["steps"], changed["runs"]) == (30, 20)
     tables = tomllib.loads((Path(changed["run"]) / "config.toml").read_text())["methods"]
     assert {table["kind"]: table for table in tables}["greedy"]["ties"] == "lowest"
-    chosen = again(capsys, "bernoulli-bandit", "epsilon-greedy,gittins", *base[1:])
-    assert [row["policy"] for row in chosen["policies"]] == ["epsilon-greedy", "gittins"]
+    chosen = again(capsys, "bernoulli-bandit", "epsilon-greedy,greedy", *base[1:])
+    assert [row["policy"] for row in chosen["policies"]] == ["epsilon-greedy", "greedy"]
     tables = tomllib.loads((Path(chosen["run"]) / "config.toml").read_text())["methods"]
     assert tables[0]["epsilon"] == 0.3
 
@@ -182,6 +185,7 @@ BANDIT = '[problem]\nkind = "bernoulli-bandit"\narms = [0.1, 0.5]\n'
         (STORED + 'methods = [{kind = "ucb2"}]\n' + BANDIT, "did you mean ucb1"),
         (STORED + 'methods = [{kind = "ucb1", scal = 1.0}]\n' + BANDIT, "no field 'scal'; did you mean scale?"),
         (STORED + 'methods = [{kind = "ucb1"}]\n' + BANDIT + '[run]\nsteps = "x"\n', "--steps must be a whole number"),
+        (STORED + "methods = [3]\n" + BANDIT, "lacks the arms or the methods"),
         (STORED + "methods = []\n" + BANDIT, "no policy was named"),
     ],
 )
@@ -196,7 +200,7 @@ def test_damaged_studies_are_refused(capsys, tmp_path, text, says):
 
 def test_where_a_study_does_not_belong(study, capsys):
     """One line each, and no traceback: it has no environment, no policy file, no checkpoint."""
-    run = study["run"]
+    run = str(study)
     for arguments in (
         ["train", "CartPole-v1", "--config", run],
         ["solve", "bernoulli-bandit", "--config", run],
@@ -212,8 +216,7 @@ def test_where_a_study_does_not_belong(study, capsys):
 
 
 def test_runs_list_bandits(study, capsys):
-    parent = Path(study["run"]).parent
-    code, out, _ = output(capsys, "runs", str(parent), "--json")
+    code, out, _ = output(capsys, "runs", str(study.parent), "--json")
     assert code == 0
     (row,) = json.loads(out)
     assert (row["method"], row["environment"], row["seed"]) == (

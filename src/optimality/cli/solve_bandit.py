@@ -91,6 +91,8 @@ def _problem(arguments: list[str], config: dict[str, Any]) -> tuple[BernoulliBan
 def _prior(text: str | None, count: str | None, stored: list[list[float]] | None) -> np.ndarray:
     """Pseudo-counts of ones and zeros, `[arms, 2]`."""
     if text is None and stored is not None:
+        if not isinstance(stored, list) or not stored:
+            raise ValueError(f"the stored prior must be a list with a pair of numbers an arm, but it is {stored!r}.")
         words = [[str(x) for x in pair] if isinstance(pair, list) else [str(pair)] for pair in stored]
         words = words[:1] if all(pair == words[0] for pair in words) else words
         text, arms = "/".join(",".join(pair) for pair in words), len(stored)

@@ -86,7 +86,8 @@ def _stored(path: str | None) -> dict[str, Any]:
     config = read_config(Path(path))
     if config.get("problem", {}).get("kind") != KIND or config.get("command") != "train":
         raise ValueError(f"{path} is not of a study of bandit policies.")
-    if not isinstance(config.get("methods"), list) or not isinstance(config["problem"].get("arms"), list):
+    arms, methods = config["problem"].get("arms"), config.get("methods")
+    if not isinstance(arms, list) or not isinstance(methods, list) or not all(isinstance(m, dict) for m in methods):
         raise ValueError(f"{path} lacks the arms or the methods of a study of bandit policies.")
     return config
 
