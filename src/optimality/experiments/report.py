@@ -155,8 +155,8 @@ _EXPLANATIONS = {
     "Bayes regret and the horizon": (
         "Expected regret where the chances are drawn from the prior, exactly, against someone who knows the arms. With "
         "a horizon, a dot is of the best policy for so many pulls, and no policy lies below it. That for the whole "
-        "horizon (dashed) is above the dots on the way: it pays for what it will use later. Thompson sampling and greedy "
-        "pulls know no horizon."
+        "horizon (dashed) is above the dots on the way: it pays for what it will use later. Thompson sampling and "
+        "greedy pulls know no horizon."
     ),
     "Which arm to pull": (
         "By how much pulling arm 0 is worth more than arm 1 (blue), or less (orange), when so much is known of both, "
