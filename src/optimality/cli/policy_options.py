@@ -79,10 +79,11 @@ def describe_options(names: list[str]) -> str:
     lines = []
     for name in names:
         policy = policy_from_table({"kind": name})
-        said = _docstrings(type(policy))
+        said, text = _docstrings(type(policy)), ""
         for field, value in settable(policy).items():
             option = f"--{name}.{field.replace('_', '-')}"
-            text = " ".join(said.get(field, "").split()).removesuffix(".")
+            below = " ".join(said.get(field, "").split()).removesuffix(".")
+            text = text if below == "Likewise" else below
             choices = typing.get_args(next(f.type for f in dataclasses.fields(policy) if f.name == field))
             words = f"; {' | '.join(choices)}" if choices and all(isinstance(c, str) for c in choices) else ""
             lines.append(
