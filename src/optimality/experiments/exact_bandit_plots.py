@@ -69,7 +69,7 @@ def plot_optimal_pulls(policy: BeliefPolicy, prior: BetaBernoulli) -> Figure:
 def _advantage(gains: np.ndarray, ones: int, zeros: int) -> np.ndarray:
     """`[ones of arm 0, zeros of arm 0]`, NaN after the last pull."""
     last = gains.shape[0] - ones - zeros
-    size = min(last, SHOWN + 1)
+    size = min(gains.shape[0], SHOWN + 1)
     values = np.full((size, size), np.nan)
     for won in range(size):
         for lost in range(min(size, last - won)):
