@@ -74,7 +74,7 @@ class ExactBanditRun(NamedTuple):
         """Caption to figure, in the report's order."""
         discounted = float(np.asarray(self.problem.criterion.discount)) < 1.0
         figures = {"Bayes regret and the horizon": plot_horizon_regret(self.regret, self.best, discounted=discounted)}
-        if self.problem.arms == 2:
+        if self.problem.arms == 2 and np.shape(self.solution.policy.gains)[0] > 2:
             figures["Which arm to pull"] = plot_optimal_pulls(self.solution.policy, self.problem.prior)
         return figures
 
