@@ -113,6 +113,12 @@ METHODS = (
         "the linear one with a noise variance for each feature: maximum likelihood by expectation maximization",
         "Dataset",
     ),
+    Entry(
+        "exact-bandit",
+        "optimality.exploration.bernoulli_bandit:ExactBandit",
+        "few arms that pay 0 or 1: the Bayes-optimal policy (default)",
+        "BernoulliBandit",
+    ),
 )
 """Methods of `optimality solve`."""
 
@@ -199,6 +205,9 @@ SAVED = {
     "linear-reward": "optimality.rewards.linear:LinearReward",
     "table-reward": "optimality.rewards.table:TableReward",
     "network-reward": "optimality.rewards.network:NetworkReward",
+    "play-policy": "optimality.exploration.exact_play:PlayPolicy",
+    "deadline-policy": "optimality.exploration.exact_play:DeadlinePolicy",
+    "belief-policy": "optimality.exploration.bernoulli_bandit:BeliefPolicy",
     "potential-shaping": "optimality.rewards.shaping:PotentialShaping",
     "normalized-reward": "optimality.rewards.normalized:NormalizedReward",
 }
@@ -217,12 +226,6 @@ EVALUATION = (
         f"{_PLANNING}.lqg:LQG",
         "linear-quadratic: control of a state that is seen through a noisy observation",
         "PartiallyObserved",
-    ),
-    Entry(
-        "exact-bandit",
-        "optimality.exploration.bernoulli_bandit:ExactBandit",
-        "few arms that pay 0 or 1: the Bayes-optimal policy",
-        "BernoulliBandit",
     ),
 )
 """Methods for problems that the command line does not make."""
@@ -282,6 +285,11 @@ PROBLEMS = (
         "play-or-not",
         "optimality.exploration.play_or_not:PlayOrNot",
         "a decision from your own data, with options of its own: solve play-or-not --help",
+    ),
+    Entry(
+        "bernoulli-bandit",
+        "optimality.exploration.bernoulli_bandit:BernoulliBandit",
+        "arms of unknown chances, with options of its own: solve|train bernoulli-bandit --help",
     ),
 )
 
