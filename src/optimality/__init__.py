@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from optimality.experiments.training_run import resume as resume
     from optimality.experiments.training_run import train as train
     from optimality.exploration.bandit_simulation import simulate_bandit as simulate_bandit
+    from optimality.exploration.bayes_adaptive import BayesAdaptiveMDP as BayesAdaptiveMDP
+    from optimality.exploration.bayes_adaptive import ExactBayesAdaptive as ExactBayesAdaptive
     from optimality.exploration.bayes_regret import bayes_regret as bayes_regret
     from optimality.exploration.bayes_ucb import BayesUCB as BayesUCB
     from optimality.exploration.bernoulli_bandit import BernoulliBandit as BernoulliBandit

@@ -200,6 +200,12 @@ EVALUATION = (
         "few arms that pay 0 or 1: the Bayes-optimal policy",
         "BernoulliBandit",
     ),
+    Entry(
+        "exact-bayes-adaptive",
+        "optimality.exploration.bayes_adaptive:ExactBayesAdaptive",
+        "a small MDP with unknown transitions: the Bayes-optimal policy",
+        "BayesAdaptiveMDP",
+    ),
 )
 """Methods for problems that the command line does not make."""
 
@@ -233,6 +239,7 @@ DEFAULT_METHODS = {
     "PartiallyObserved": "lqg",
     "PlayOrNot": "exact-play-or-not",
     "BernoulliBandit": "exact-bandit",
+    "BayesAdaptiveMDP": "exact-bayes-adaptive",
 }
 """Class of problem to the method that `solve` takes when none is given."""
 
@@ -452,6 +459,8 @@ EXPORTS = {
     "simulate_bandit": "optimality.exploration.bandit_simulation",
     "BernoulliBandit": "optimality.exploration.bernoulli_bandit",
     "ExactBandit": "optimality.exploration.bernoulli_bandit",
+    "BayesAdaptiveMDP": "optimality.exploration.bayes_adaptive",
+    "ExactBayesAdaptive": "optimality.exploration.bayes_adaptive",
     "bayes_regret": "optimality.exploration.bayes_regret",
 }
 """What `import optimality` offers, and where it is."""
