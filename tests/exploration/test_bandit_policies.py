@@ -23,7 +23,12 @@ from optimality.exploration.information_directed_sampling import (
     information_ratio,
     least_ratio,
 )
-from optimality.exploration.knowledge_gradient import KnowledgeGradient, look_value
+from optimality.exploration.knowledge_gradient import (
+    KnowledgeGradient,
+    exponential_look_value,
+    look_value,
+    normal_look_value,
+)
 from optimality.exploration.thompson import Thompson
 from optimality.exploration.ucb1 import UCB1
 from optimality.problems.bandits import BernoulliArms, ExponentialArms, GaussianArms
@@ -231,6 +236,71 @@ def test_knowledge_gradient_in_rationals(implementation, x64):
         np.testing.assert_allclose(ours, worth_of_a_look(a, b), 1e-5, 1e-12 if x64 else 1e-7)
 
 
+def look_by_quadrature(means, laws):
+    """`E max(mean after, largest other) - max` from the law of each arm's mean after a pull."""
+    answer = []
+    for k, law in enumerate(laws):
+        other = max(m for j, m in enumerate(means) if j != k)
+        excess = scipy.integrate.quad(law.sf, other, np.inf, epsabs=1e-13, epsrel=1e-12, limit=400)[0]
+        answer.append(other + excess - max(means))
+    return answer
+
+
+@against(
+    normal_look_value,
+    own_mean_among_the_others=lambda m, s: s * jax.scipy.stats.norm.pdf((m - jnp.max(m)) / s),
+    posterior_deviation_for_the_change=lambda m, s: normal_look_value(m, 1.5 * s),
+    sign_of_z=lambda m, s: normal_look_value(-m, s),
+    without_the_second_term=lambda m, s: normal_look_value(m, s) - 0.1 * s * jax.scipy.stats.norm.cdf(-m / s),
+)
+def test_knowledge_gradient_of_normal_arms(implementation):
+    with jax.enable_x64(True):
+        for m, s in (([0.1, 0.4, 0.3], [0.5, 0.3, 0.2]), ([1.0, 1.0], [0.2, 0.9]), ([0.0, 2.0, -1.0], [0.7, 0.1, 3.0])):
+            laws = [scipy.stats.norm(*p) for p in zip(m, s, strict=True)]
+            ours = implementation(jnp.asarray(m), jnp.asarray(s))
+            np.testing.assert_allclose(ours, look_by_quadrature(m, laws), 1e-9, 1e-12)
+
+
+@against(
+    exponential_look_value,
+    normal_of_the_same_moments=lambda a, b: normal_look_value(b / (a - 1), b / (a - 1) / jnp.sqrt(a * (a - 2))),
+    mean_before_for_after=lambda a, b: exponential_look_value(a - 1.0, b),
+    known_rate=lambda a, b: b / (a - 1) * jnp.exp(-jnp.max(b / (a - 1)) * (a - 1) / b),
+    best_arm_like_the_others=lambda a, b: (
+        b / (a - 1) / a * jnp.exp(-(a - 1) * jnp.log(jnp.max(b / (a - 1)) * a / b))
+    ),
+)
+def test_knowledge_gradient_of_exponential_arms(implementation):
+    with jax.enable_x64(True):
+        for a, b in (([2.5, 4.0, 3.0], [2.0, 5.0, 3.5]), ([3.0, 3.0], [2.0, 2.0]), ([9.0, 2.2, 6.0], [40.0, 1.0, 3.0])):
+            means = [q / (p - 1) for p, q in zip(a, b, strict=True)]
+            laws = [scipy.stats.pareto(p, scale=q / p) for p, q in zip(a, b, strict=True)]  # of (b + reward) / a
+            ours = implementation(jnp.asarray(a), jnp.asarray(b))
+            np.testing.assert_allclose(ours, look_by_quadrature(means, laws), 1e-9, 1e-12)
+
+
+def test_knowledge_gradient_follows_the_beliefs(x64):
+    """Deviations of the next mean by the law of total variance; and the pulls that come before means are finite."""
+    arms, prior = GaussianArms([0.0, 1.0, 2.0], 0.5), NormalKnownVariance(0.3, 2.0, 0.5)
+    pulls, means = np.array([4, 0, 1]), np.array([0.1, 0.0, 0.8])
+    variance = 1 / (1 / 4 + pulls / 0.25)
+    after = 1 / (1 / 4 + (pulls + 1) / 0.25)
+    location = variance * (0.3 / 4 + pulls * means / 0.25)
+    policy = KnowledgeGradient(prior=prior).prepare(arms, 100)
+    expected = location + 94 * normal_look_value(jnp.asarray(location), jnp.asarray(np.sqrt(variance - after)))
+    np.testing.assert_allclose(policy.index(seen(pulls, means), 5), expected, 1e-12 if x64 else 1e-4)
+    first = KnowledgeGradient().prepare(arms, 100).index(seen([2, 0, 0], [1.0, 0.0, 0.0]), 2)
+    np.testing.assert_array_equal(np.isinf(first), [False, True, True])
+    assert not np.any(np.isnan(first))
+    policy = KnowledgeGradient().prepare(ExponentialArms([1.0, 2.0, 3.0]), 100)
+    index = policy.index(seen([3, 1, 2], [1.2, 0.5, 0.9]), 6)
+    np.testing.assert_array_equal(np.isinf(index), [False, True, False])
+    assert not np.any(np.isnan(index))
+    index = policy.index(seen([3, 4, 2], [1.2, 0.5, 0.9]), 9)
+    expected = exponential_look_value(jnp.asarray([3.0, 4.0, 2.0]), jnp.asarray([3.6, 2.0, 1.8]))
+    np.testing.assert_allclose(index, jnp.asarray([1.8, 2 / 3, 1.8]) + 90.0 * expected, 1e-12 if x64 else 1e-5)
+
+
 def test_knowledge_gradient_ties():
     """Arms of which the same is known have the same index, to the bit: the first is pulled."""
     policy = KnowledgeGradient().prepare(BernoulliArms([0.2, 0.5, 0.7]), 1000)
@@ -398,7 +468,7 @@ def test_epsilon_greedy():
         (UCB1(), GaussianArms([0.0, 1.0]), "scale=2"),
         (UCB1(scale=1.0), ExponentialArms([1.0, 2.0]), "thompson or bayes-ucb"),
         (Gittins(), GaussianArms([0.0, 1.0]), "Bernoulli arms"),
-        (KnowledgeGradient(), GaussianArms([0.0, 1.0]), "Bernoulli arms"),
+        (KnowledgeGradient(prior=GammaExponential(1.0, 1.0)), ExponentialArms([1.0, 2.0]), "shape above 1"),
         (InformationDirectedSampling(), ExponentialArms([1.0, 2.0]), "Bernoulli arms"),
         (Thompson(prior=BetaBernoulli()), GaussianArms([0.0, 1.0]), "NormalKnownVariance"),
         (Greedy(prior=BetaBernoulli(np.ones(3), np.ones(3))), TWO, "one for each of 2 arms"),

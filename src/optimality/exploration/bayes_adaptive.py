@@ -118,6 +118,7 @@ class ExactBayesAdaptive(AbstractDirect[BayesAdaptiveMDP]):
             raise ValueError(
                 f"ExactBayesAdaptive solves BayesAdaptiveMDP problems, but {type(problem).__name__} was given."
             )
+        assert isinstance(problem.criterion, FiniteHorizon)
         states, actions, _ = problem.counts.shape
         horizon, most = problem.criterion.horizon, self.most_numbers // (states * actions * states)
         levels = _hyperstates(states, actions, horizon, problem.start, most)
@@ -131,6 +132,7 @@ class ExactBayesAdaptive(AbstractDirect[BayesAdaptiveMDP]):
 
     def compute(self, problem: BayesAdaptiveMDP, key=None) -> Solution:
         counts, criterion = jnp.asarray(problem.counts), problem.criterion
+        assert isinstance(criterion, FiniteHorizon)
         states, actions, _ = counts.shape
         dtype, horizon = counts.dtype, criterion.horizon
         reward = jnp.asarray(problem.reward)
