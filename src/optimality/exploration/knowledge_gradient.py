@@ -7,8 +7,8 @@
     rewards 0 and 1      a sum over both outcomes
     normal rewards       s (z Phi(z) + phi(z)),  z = -|m - c| / s,  s the deviation of the mean after a pull
                          (Frazier, Powell and Dayanik 2008)
-    exponential rewards  (m / alpha) (beta / (alpha c))^(alpha - 1) where m <= c, since beta + reward is a Pareto variable
-                         (Ryzhov and Powell 2011); plus c - m, or 0 where c <= beta / alpha, where m > c
+    exponential rewards  (m / alpha) (beta / (alpha c))^(alpha - 1) where m <= c, since beta + reward is a Pareto
+                         variable; where m > c plus c - m, or 0 if c <= beta / alpha (Ryzhov and Powell 2011)
 
 A single look may be unable to change the decision; its worth is then zero, and the policy may lock on to a worse arm:
 its regret has a heavy tail. Arms whose mean is not finite yet are pulled first: by the default priors normal arms once,
