@@ -56,6 +56,8 @@ if TYPE_CHECKING:
         InformationDirectedSampling as InformationDirectedSampling,
     )
     from optimality.exploration.knowledge_gradient import KnowledgeGradient as KnowledgeGradient
+    from optimality.exploration.normal_gittins import normal_gittins_index as normal_gittins_index
+    from optimality.exploration.normal_gittins import normal_gittins_table as normal_gittins_table
     from optimality.exploration.play_criteria import play_criteria as play_criteria
     from optimality.exploration.play_criteria import sample_criterion as sample_criterion
     from optimality.exploration.play_horizons import play_horizons as play_horizons

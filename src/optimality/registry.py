@@ -218,14 +218,14 @@ BANDIT_POLICIES = (
     Entry(
         "ids",
         f"{_EXPLORATION}.information_directed_sampling:InformationDirectedSampling",
-        "least squared regret per bit about which arm is best; rewards 0 and 1",
+        "least squared regret per bit about which arm is best; rewards 0 and 1, or normal",
     ),
     Entry(
         "knowledge-gradient",
         f"{_EXPLORATION}.knowledge_gradient:KnowledgeGradient",
-        "the best mean plus what one more look is worth; rewards 0 and 1",
+        "the best mean plus what one more look is worth",
     ),
-    Entry("gittins", f"{_EXPLORATION}.gittins:Gittins", "optimal for discounted rewards; rewards 0 and 1"),
+    Entry("gittins", f"{_EXPLORATION}.gittins:Gittins", "optimal for discounted rewards; rewards 0 and 1, or normal"),
     Entry("greedy", f"{_EXPLORATION}.greedy:Greedy", "the arm with the largest posterior mean"),
     Entry("epsilon-greedy", f"{_EXPLORATION}.greedy:EpsilonGreedy", "greedy with a constant share of random pulls"),
 )
@@ -454,6 +454,8 @@ EXPORTS = {
     "Gittins": "optimality.exploration.gittins",
     "gittins_index": "optimality.exploration.gittins",
     "gittins_table": "optimality.exploration.gittins",
+    "normal_gittins_index": "optimality.exploration.normal_gittins",
+    "normal_gittins_table": "optimality.exploration.normal_gittins",
     "Greedy": "optimality.exploration.greedy",
     "EpsilonGreedy": "optimality.exploration.greedy",
     "simulate_bandit": "optimality.exploration.bandit_simulation",

@@ -428,7 +428,12 @@ def two_normal_arms(location, scale):
     return first, best - location, explained
 
 
-NORMAL_PAIRS = [([0.3, 0.0], [0.5, 1.0]), ([0.0, 0.0], [1.0, 1.0]), ([1.0, 0.2], [0.02, 0.6]), ([1.8, 0.0], [0.03, 0.4])]
+NORMAL_PAIRS = [
+    ([0.3, 0.0], [0.5, 1.0]),
+    ([0.0, 0.0], [1.0, 1.0]),
+    ([1.0, 0.2], [0.02, 0.6]),
+    ([1.8, 0.0], [0.03, 0.4]),
+]
 
 
 @against(
@@ -565,7 +570,6 @@ def test_epsilon_greedy():
     [
         (UCB1(), GaussianArms([0.0, 1.0]), "scale=2"),
         (UCB1(scale=1.0), ExponentialArms([1.0, 2.0]), "thompson or bayes-ucb"),
-        (Gittins(), GaussianArms([0.0, 1.0]), "Bernoulli arms"),
         (KnowledgeGradient(prior=GammaExponential(1.0, 1.0)), ExponentialArms([1.0, 2.0]), "shape above 1"),
         (InformationDirectedSampling(), ExponentialArms([1.0, 2.0]), "thompson or bayes-ucb"),
         (InformationDirectedSampling(), GaussianArms([0.0, 1.0]), 'give information="variance"'),

@@ -31,7 +31,7 @@ _ROW = 32
 _LANES = 16
 """Runs at once: their grids fit the cache."""
 _STRETCH = 2.2
-"""Of quantiles, about the mean: at 1 a tail that decides between two arms lies in one cell, and is wrong by a factor."""
+"""Of quantiles, about the mean: at 1 a tail that decides between two arms may lie in one cell."""
 
 
 class ArmInformation(NamedTuple):
