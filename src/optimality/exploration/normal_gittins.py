@@ -26,6 +26,8 @@ _REACH = 7.0
 _STEP = 0.02
 """Between nodes, of the belief's deviation, at most; then half of it."""
 _NEWTON = 30
+_FEW = 200
+"""Of so few weights a plain convolution is faster."""
 
 
 def normal_gittins_index(
@@ -77,6 +79,7 @@ def normal_gittins_table(
 
 def _bonuses(discount: float, pulls: int, prior_pulls: float, last: int, step: float) -> np.ndarray:
     half = int(np.ceil(2.0 * _REACH / step))
+    numbers = np.arange(-half, half + 1)
     table = np.full(pulls + 1, np.inf)
     exponent = _exponent(prior_pulls + last, step)
     option = np.zeros(2 * half + 1)
@@ -86,18 +89,13 @@ def _bonuses(discount: float, pulls: int, prior_pulls: float, last: int, step: f
             break
         deviation = 1.0 / np.sqrt(n * (n + 1.0))
         if k <= pulls:
-            width = 2.0**exponent
-            table[k] = -_threshold(option, width * np.arange(-half, half + 1), width, deviation, discount)
+            table[k] = -_threshold(option, 2.0**exponent, deviation, discount)
         if k == 0:
             break
-        coarser = _exponent(n, step)
-        while exponent < coarser:
+        while exponent < _exponent(n, step):
             option, exponent = _every_other(option, half), exponent + 1
-        width = 2.0**exponent
-        mean = width * np.arange(-half, half + 1)
-        reach = min(half, int(np.ceil(9.0 * deviation / width)) + 1)
-        kernel = _hat(width * np.arange(-reach, reach + 1), width, deviation)
-        ahead = _positive_part(mean, deviation) + scipy.signal.oaconvolve(option, kernel, mode="same")
+        mean = 2.0**exponent * numbers
+        ahead = _positive_part(mean, deviation) + _expectations(option, 2.0**exponent, deviation)
         option = np.maximum((1.0 - discount) * mean + discount * ahead, 0.0) - np.maximum(mean, 0.0)
     return table
 
@@ -125,27 +123,42 @@ def _shortfall(distance: Any, deviation: float) -> Any:
     return deviation * np.exp(-0.5 * z**2) * np.maximum(scaled, 0.0)
 
 
-def _hat(distance: np.ndarray, width: float, deviation: float) -> np.ndarray:
-    """`E` of a hat of this half-width, its top at `distance` from a normal variable's mean."""
-    below, at, above = (_shortfall(np.abs(distance + shift), deviation) for shift in (-width, 0.0, width))
-    corner = np.maximum(1.0 - np.abs(distance) / width, 0.0)  # second difference of |distance| / 2
-    return corner + (below - 2.0 * at + above) / width
+def _reach(width: float, deviation: float) -> int:
+    """Nodes to each side that a step may lead to."""
+    return int(np.ceil(9.0 * deviation / width)) + 1
 
 
-def _threshold(option: np.ndarray, nodes: np.ndarray, width: float, deviation: float, discount: float) -> float:
+def _hats(first: float, count: int, width: float, deviation: float) -> np.ndarray:
+    """`E` of hats of this half-width, with tops at `first`, `first + width`, ... from a normal variable's mean."""
+    distance = np.abs(first + width * np.arange(-1, count + 1))
+    corner = np.maximum(1.0 - distance[1:-1] / width, 0.0)  # second difference of |distance| / 2
+    return corner + np.diff(_shortfall(distance, deviation), 2) / width
+
+
+def _expectations(option: np.ndarray, width: float, deviation: float) -> np.ndarray:
+    """Of the option after a step from every node."""
+    reach = min(_reach(width, deviation), option.size // 2)
+    kernel = _hats(-reach * width, 2 * reach + 1, width, deviation)
+    convolve = np.convolve if kernel.size < _FEW else scipy.signal.oaconvolve
+    return convolve(option, kernel, mode="same")
+
+
+def _threshold(option: np.ndarray, width: float, deviation: float, discount: float) -> float:
     """The root of `C`, an increasing convex function, by Newton's iteration from 0, where it is positive."""
-    mean = 0.0
+    mean, step = 0.0, 1e-6 * deviation
     for _ in range(_NEWTON):
-        gain, slope = (_going_on(option, nodes, width, deviation, discount, m) for m in (mean, mean + 1e-6 * deviation))
-        change = gain / ((slope - gain) / (1e-6 * deviation))
+        gain, beyond = (_going_on(option, width, deviation, discount, m) for m in (mean, mean + step))
+        change = gain * step / (beyond - gain)
         mean -= change
         if abs(change) <= 1e-10 * deviation:
             break
     return mean
 
 
-def _going_on(
-    option: np.ndarray, nodes: np.ndarray, width: float, deviation: float, discount: float, mean: float
-) -> float:
-    ahead = float(_positive_part(mean, deviation)) + float(option @ _hat(nodes - mean, width, deviation))
+def _going_on(option: np.ndarray, width: float, deviation: float, discount: float, mean: float) -> float:
+    half, reach = option.size // 2, _reach(width, deviation)
+    near = round(mean / width) + half
+    first, last = max(near - reach, 0), min(near + reach, 2 * half) + 1
+    hats = _hats((first - half) * width - mean, last - first, width, deviation)
+    ahead = float(_positive_part(mean, deviation)) + float(option[first:last] @ hats)
     return (1.0 - discount) * mean + discount * ahead
