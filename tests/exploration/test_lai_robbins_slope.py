@@ -30,7 +30,7 @@ def slope(policy, runs):
     a_constant_share_at_random=lambda: slope(EpsilonGreedy(), 200),
 )
 def test_thompson_approaches_the_least_slope_from_below(implementation):
-    """Three seeds of 1,000 runs gave 0.844, 0.795 and 0.798 of the constant, with standard errors of 0.03; before, it is
+    """Three seeds of 1,000 runs gave 0.844, 0.795 and 0.798 of the constant, with standard errors of 0.03; before it is
     0.68 from 1,000 to 10,000 pulls and 0.75 from 10,000 to 30,000. Two thousand runs, 0.82, are known to 0.022."""
     assert 0.75 < implementation() < 1.0
 
