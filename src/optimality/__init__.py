@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from optimality.experiments.training_run import resume as resume
     from optimality.experiments.training_run import train as train
     from optimality.exploration.bandit_simulation import simulate_bandit as simulate_bandit
+    from optimality.exploration.bayes_adaptive import BayesAdaptiveMDP as BayesAdaptiveMDP
+    from optimality.exploration.bayes_adaptive import ExactBayesAdaptive as ExactBayesAdaptive
     from optimality.exploration.bayes_regret import bayes_regret as bayes_regret
     from optimality.exploration.bayes_ucb import BayesUCB as BayesUCB
     from optimality.exploration.bernoulli_bandit import BernoulliBandit as BernoulliBandit
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
         InformationDirectedSampling as InformationDirectedSampling,
     )
     from optimality.exploration.knowledge_gradient import KnowledgeGradient as KnowledgeGradient
+    from optimality.exploration.normal_gittins import normal_gittins_index as normal_gittins_index
+    from optimality.exploration.normal_gittins import normal_gittins_table as normal_gittins_table
     from optimality.exploration.play_criteria import play_criteria as play_criteria
     from optimality.exploration.play_criteria import sample_criterion as sample_criterion
     from optimality.exploration.play_horizons import play_horizons as play_horizons

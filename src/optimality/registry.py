@@ -227,6 +227,12 @@ EVALUATION = (
         "linear-quadratic: control of a state that is seen through a noisy observation",
         "PartiallyObserved",
     ),
+    Entry(
+        "exact-bayes-adaptive",
+        "optimality.exploration.bayes_adaptive:ExactBayesAdaptive",
+        "a small MDP with unknown transitions: the Bayes-optimal policy",
+        "BayesAdaptiveMDP",
+    ),
 )
 """Methods for problems that the command line does not make."""
 
@@ -239,14 +245,14 @@ BANDIT_POLICIES = (
     Entry(
         "ids",
         f"{_EXPLORATION}.information_directed_sampling:InformationDirectedSampling",
-        "least squared regret per bit about which arm is best; rewards 0 and 1",
+        "least squared regret per bit about which arm is best; rewards 0 and 1, or normal",
     ),
     Entry(
         "knowledge-gradient",
         f"{_EXPLORATION}.knowledge_gradient:KnowledgeGradient",
-        "the best mean plus what one more look is worth; rewards 0 and 1",
+        "the best mean plus what one more look is worth",
     ),
-    Entry("gittins", f"{_EXPLORATION}.gittins:Gittins", "optimal for discounted rewards; rewards 0 and 1"),
+    Entry("gittins", f"{_EXPLORATION}.gittins:Gittins", "optimal for discounted rewards; rewards 0 and 1, or normal"),
     Entry("greedy", f"{_EXPLORATION}.greedy:Greedy", "the arm with the largest posterior mean"),
     Entry("epsilon-greedy", f"{_EXPLORATION}.greedy:EpsilonGreedy", "greedy with a constant share of random pulls"),
 )
@@ -261,6 +267,7 @@ DEFAULT_METHODS = {
     "PlayOrNot": "exact-play-or-not",
     "BernoulliBandit": "exact-bandit",
     "Dataset": "variational-autoencoder",
+    "BayesAdaptiveMDP": "exact-bayes-adaptive",
 }
 """Class of problem to the method that `solve` takes when none is given."""
 
@@ -486,11 +493,15 @@ EXPORTS = {
     "Gittins": "optimality.exploration.gittins",
     "gittins_index": "optimality.exploration.gittins",
     "gittins_table": "optimality.exploration.gittins",
+    "normal_gittins_index": "optimality.exploration.normal_gittins",
+    "normal_gittins_table": "optimality.exploration.normal_gittins",
     "Greedy": "optimality.exploration.greedy",
     "EpsilonGreedy": "optimality.exploration.greedy",
     "simulate_bandit": "optimality.exploration.bandit_simulation",
     "BernoulliBandit": "optimality.exploration.bernoulli_bandit",
     "ExactBandit": "optimality.exploration.bernoulli_bandit",
+    "BayesAdaptiveMDP": "optimality.exploration.bayes_adaptive",
+    "ExactBayesAdaptive": "optimality.exploration.bayes_adaptive",
     "bayes_regret": "optimality.exploration.bayes_regret",
     "Dataset": "optimality.problems.dataset",
     "digits": "optimality.problems.sample_datasets",
