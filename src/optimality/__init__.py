@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from optimality.inverse.maximum_margin_planning import MaximumMarginPlanning as MaximumMarginPlanning
     from optimality.inverse.reward_distances import dard_distance as dard_distance
     from optimality.inverse.reward_distances import epic_distance as epic_distance
+    from optimality.latent.evidence import exact_importance_weighted_bound as exact_importance_weighted_bound
+    from optimality.latent.evidence import quadrature_evidence as quadrature_evidence
     from optimality.latent.variational_bound import evidence_bound as evidence_bound
     from optimality.latent.variational_bound import importance_weighted_bound as importance_weighted_bound
     from optimality.learning.maxent_policy_gradient import MaxEntPolicyGradient as MaxEntPolicyGradient
