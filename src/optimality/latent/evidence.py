@@ -227,24 +227,27 @@ def _bounds(log_joint: LogJoint, posterior: Any, samples: Any, *, nodes: int, st
     u, slope = _SPREAD * jnp.sinh(v), _SPREAD * jnp.cosh(v)
     widths = jnp.full(steps, v[1] - v[0]).at[jnp.array([0, steps - 1])].multiply(0.5)
 
-    def log_moment(each: Any, mass: Any) -> Any:
-        """`log E_q exp(-t w)`: by its distance from one, or, far from one, by itself."""
+    mass = jnp.exp(log_mass)
+    masses = jnp.stack([mass, jnp.where(jnp.arange(nodes) % 2 == 0, 2.0 * mass, 0.0)])
+
+    def log_moments(each: Any) -> Any:
+        """`log E_q exp(-t w)` on all nodes and on every other: by its distance from one, or, if large, itself."""
         tw = jnp.exp(jnp.minimum(each + log_w, 700.0))
-        deficit = jnp.sum(mass * jnp.expm1(-tw))
-        direct = jnp.log(jnp.sum(mass * jnp.exp(-tw)))  # -inf where it underflows: its power is zero
+        deficit = masses @ jnp.expm1(-tw)
+        direct = jnp.log(masses @ jnp.exp(-tw))  # -inf where it underflows: its power is zero
         return jnp.where(deficit > -0.5, jnp.log1p(jnp.maximum(deficit, -0.5)), direct)
 
-    def bounds(mass: Any, every: int) -> Any:
-        logs = jax.lax.map(lambda each: log_moment(each, mass), u[::every], batch_size=64)
-        integrand = jnp.exp(-jnp.exp(jnp.minimum(u[::every], 700.0)))[None] - jnp.exp(samples[:, None] * logs[None])
-        total = jnp.sum(integrand * (slope * widths)[None, ::every], axis=1) * every - jnp.log(samples)
-        total = jnp.where(samples == 1.0, jnp.sum(mass * jnp.where(mass > 0.0, log_w, 0.0)), total)
+    logs = jax.lax.map(log_moments, u, batch_size=64)
+    one = jnp.exp(-jnp.exp(jnp.minimum(u, 700.0)))
+
+    def bounds(which: int, every: int) -> Any:
+        integrand = (one[None] - jnp.exp(samples[:, None] * logs[None, :, which])) * (slope * widths)[None]
+        total = every * jnp.sum(integrand[:, ::every], axis=1) - jnp.log(samples)
+        total = jnp.where(samples == 1.0, masses[which] @ log_w, total)
         return jnp.where(jnp.any(jnp.isneginf(log_w)), -jnp.inf, total + center)
 
-    mass = jnp.exp(log_mass)
-    found = bounds(mass, 1)
-    thinned = jnp.where(jnp.arange(nodes) % 2 == 0, 2.0 * mass, 0.0)
-    others = jnp.stack([bounds(mass, 2), bounds(thinned, 1)])
+    found = bounds(0, 1)
+    others = jnp.stack([bounds(0, 2), bounds(1, 1)])
     error = jnp.max(jnp.where(others == found[None], 0.0, jnp.abs(others - found[None])), axis=0)
     worst = jnp.argmax(jnp.where(jnp.isnan(values), jnp.inf, values))
     return found, error, values[worst], z[worst]
