@@ -14,6 +14,7 @@ rule in `log t`.
 import warnings
 from collections.abc import Callable
 from functools import partial
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import equinox as eqx
@@ -90,7 +91,7 @@ def quadrature_evidence(
             f"center must be finite and half_width positive and finite, but {center} and {half_width} were given."
         )
     kernels = partial(_evidence, nodes=nodes), partial(_compiled_evidence, nodes=nodes)
-    found, worst, where = _in_float64(*kernels, log_joint, latents, center, half_width)
+    found, worst, where = _in_float64(*kernels, log_joint, center, half_width)
     if not is_traced(found):
         _judge(found, worst, where)
     return found
@@ -129,7 +130,7 @@ def exact_importance_weighted_bound(
         raise ValueError(f"nodes and steps must be at least 5, but {nodes} and {steps} were given.")
     odd = {"nodes": nodes | 1, "steps": steps | 1}
     kernels = partial(_bounds, **odd), partial(_compiled_bounds, **odd)
-    bounds, error, worst, where = _in_float64(*kernels, log_joint, 1, posterior, counts.ravel())
+    bounds, error, worst, where = _in_float64(*kernels, log_joint, posterior, counts.ravel())
     if not is_traced(bounds):
         _refuse_non_finite(worst, where)
         if not np.max(error, initial=0.0) <= ACCEPTED:
@@ -148,21 +149,45 @@ def _each(value: Any, latents: int, name: str) -> Any:
     return value + (jnp if is_traced(value) else np).zeros(latents, value.dtype)
 
 
-def _in_float64(
-    kernel: Callable[..., Any], compiled: Callable[..., Any], log_joint: LogJoint, latents: int, *arguments: Any
-) -> Any:
+def _in_float64(kernel: Callable[..., Any], compiled: Callable[..., Any], log_joint: LogJoint, *arguments: Any) -> Any:
     """`compiled(log_joint, *arguments)` in float64 and back as NumPy, or `kernel` as it is where something is traced:
     the arguments, or what the log joint holds or closes over."""
-    seen = jax.make_jaxpr(log_joint)(jnp.zeros(latents))
-    if seen.out_avals[0].shape != ():
-        raise ValueError(
-            f"log_joint must return a number for z of shape ({latents},), but it returns an array of shape "
-            f"{seen.out_avals[0].shape}: sum over features and latents."
-        )
-    held = [log_joint, *arguments, seen.consts]
-    if is_traced(held):
-        return kernel(*cast_floats((log_joint, *arguments), float_dtype(held)))
+    captured = _captured(log_joint, set())
+    if is_traced((arguments, captured)):
+        return kernel(*cast_floats((log_joint, *arguments), float_dtype((arguments, captured))))
     return at_precision(compiled, log_joint, *arguments)
+
+
+def _captured(thing: Any, seen: set[int]) -> list[Any]:
+    """The leaves of a function or module and of all that it closes over.
+
+    Read from its cells and not by tracing it: JAX cannot trace in float64 what closes over a NumPy matrix and was
+    traced in float32 before.
+    """
+    if id(thing) in seen:
+        return []
+    seen.add(id(thing))
+    parts: list[Any] = []
+    if isinstance(thing, partial):
+        parts += [thing.func, thing.args, thing.keywords]
+    elif isinstance(thing, FunctionType):
+        parts += [cell.cell_contents for cell in thing.__closure__ or () if _is_filled(cell)]
+        parts += [thing.__defaults__, thing.__kwdefaults__]
+    elif isinstance(thing, MethodType):
+        parts += [thing.__func__, thing.__self__]
+    else:
+        leaves = jax.tree.leaves(thing)
+        inner = [leaf for leaf in leaves if isinstance(leaf, partial | FunctionType | MethodType)]
+        return leaves + [each for leaf in inner for each in _captured(leaf, seen)]
+    return [each for part in parts for each in _captured(part, seen)]
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 def _judge(found: QuadratureEvidence, worst: Any, where: Any) -> None:
@@ -195,6 +220,11 @@ def _trapezoid(log_joint: LogJoint, center: Any, half_width: Any, nodes: int) ->
     log_weights = sum(each.ravel() for each in jnp.meshgrid(*([ends] * len(axes)), indexing="ij"))
     log_step = jnp.sum(jnp.log(2.0 * half_width / (nodes - 1)))
     values = jax.lax.map(log_joint, z, batch_size=min(_LANES, z.shape[0]))
+    if values.shape != z.shape[:1]:
+        raise ValueError(
+            f"log_joint must return a number for z of shape {z.shape[1:]}, but it returns an array of shape "
+            f"{values.shape[1:]}: sum over features and latents."
+        )
     return z, values, values + log_weights + log_step
 
 
