@@ -78,6 +78,8 @@ if TYPE_CHECKING:
     from optimality.inverse.reward_distances import epic_distance as epic_distance
     from optimality.latent.autoencoder_details import AutoencoderDetails as AutoencoderDetails
     from optimality.latent.collapse_law import collapse_law as collapse_law
+    from optimality.latent.evidence import exact_importance_weighted_bound as exact_importance_weighted_bound
+    from optimality.latent.evidence import quadrature_evidence as quadrature_evidence
     from optimality.latent.factor_analysis import FactorAnalysis as FactorAnalysis
     from optimality.latent.full_covariance import full_covariance_gaussian as full_covariance_gaussian
     from optimality.latent.importance_weighted_autoencoder import (

@@ -358,6 +358,8 @@ EXPORTS = {
     "judge": "optimality.inverse.judging",
     "evidence_bound": "optimality.latent.variational_bound",
     "importance_weighted_bound": "optimality.latent.variational_bound",
+    "quadrature_evidence": "optimality.latent.evidence",
+    "exact_importance_weighted_bound": "optimality.latent.evidence",
     "epic_distance": "optimality.inverse.reward_distances",
     "dard_distance": "optimality.inverse.reward_distances",
     "largest_margin": "optimality.inverse.largest_margin",
