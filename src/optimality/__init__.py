@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from optimality.inverse.maximum_margin_planning import MaximumMarginPlanning as MaximumMarginPlanning
     from optimality.inverse.reward_distances import dard_distance as dard_distance
     from optimality.inverse.reward_distances import epic_distance as epic_distance
+    from optimality.latent.amortization import amortization_gap as amortization_gap
     from optimality.latent.autoencoder_details import AutoencoderDetails as AutoencoderDetails
     from optimality.latent.collapse_law import collapse_law as collapse_law
     from optimality.latent.evidence import exact_importance_weighted_bound as exact_importance_weighted_bound
@@ -87,9 +88,13 @@ if TYPE_CHECKING:
     )
     from optimality.latent.linear_gaussian import LinearGaussianModel as LinearGaussianModel
     from optimality.latent.linear_gaussian import ProbabilisticPCA as ProbabilisticPCA
+    from optimality.latent.per_datum_inference import infer_per_datum as infer_per_datum
+    from optimality.latent.per_datum_inference import parameter_count as parameter_count
+    from optimality.latent.refinement import refine as refine
     from optimality.latent.variational_autoencoder import VariationalAutoencoder as VariationalAutoencoder
     from optimality.latent.variational_bound import evidence_bound as evidence_bound
     from optimality.latent.variational_bound import importance_weighted_bound as importance_weighted_bound
+    from optimality.latent.variational_em import VariationalEM as VariationalEM
     from optimality.learning.maxent_policy_gradient import MaxEntPolicyGradient as MaxEntPolicyGradient
     from optimality.learning.ppo import PPO as PPO
     from optimality.learning.reinforce import Reinforce as Reinforce

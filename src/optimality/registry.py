@@ -118,6 +118,10 @@ METHODS = (
         "optimality.exploration.bernoulli_bandit:ExactBandit",
         "few arms that pay 0 or 1: the Bayes-optimal policy (default)",
         "BernoulliBandit",
+        "variational-em",
+        "optimality.latent.variational_em:VariationalEM",
+        "a linear-Gaussian model with a normal posterior of independent latents for each point: exact bounds, no draws",
+        "Dataset",
     ),
 )
 """Methods of `optimality solve`."""
@@ -357,6 +361,11 @@ EXPORTS = {
     "MixturePolicy": "optimality.sampling.mixture_policy",
     "judge": "optimality.inverse.judging",
     "evidence_bound": "optimality.latent.variational_bound",
+    "VariationalEM": "optimality.latent.variational_em",
+    "amortization_gap": "optimality.latent.amortization",
+    "infer_per_datum": "optimality.latent.per_datum_inference",
+    "parameter_count": "optimality.latent.per_datum_inference",
+    "refine": "optimality.latent.refinement",
     "importance_weighted_bound": "optimality.latent.variational_bound",
     "quadrature_evidence": "optimality.latent.evidence",
     "exact_importance_weighted_bound": "optimality.latent.evidence",
