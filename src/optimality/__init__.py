@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from optimality.experiments.training_run import resume as resume
     from optimality.experiments.training_run import train as train
     from optimality.exploration.bandit_simulation import simulate_bandit as simulate_bandit
+    from optimality.exploration.bayes_adaptive import BayesAdaptiveMDP as BayesAdaptiveMDP
+    from optimality.exploration.bayes_adaptive import ExactBayesAdaptive as ExactBayesAdaptive
     from optimality.exploration.bayes_regret import bayes_regret as bayes_regret
     from optimality.exploration.bayes_ucb import BayesUCB as BayesUCB
     from optimality.exploration.bernoulli_bandit import BernoulliBandit as BernoulliBandit
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
         InformationDirectedSampling as InformationDirectedSampling,
     )
     from optimality.exploration.knowledge_gradient import KnowledgeGradient as KnowledgeGradient
+    from optimality.exploration.normal_gittins import normal_gittins_index as normal_gittins_index
+    from optimality.exploration.normal_gittins import normal_gittins_table as normal_gittins_table
     from optimality.exploration.play_criteria import play_criteria as play_criteria
     from optimality.exploration.play_criteria import sample_criterion as sample_criterion
     from optimality.exploration.play_horizons import play_horizons as play_horizons
@@ -77,6 +81,8 @@ if TYPE_CHECKING:
     from optimality.latent.amortization import amortization_gap as amortization_gap
     from optimality.latent.autoencoder_details import AutoencoderDetails as AutoencoderDetails
     from optimality.latent.collapse_law import collapse_law as collapse_law
+    from optimality.latent.evidence import exact_importance_weighted_bound as exact_importance_weighted_bound
+    from optimality.latent.evidence import quadrature_evidence as quadrature_evidence
     from optimality.latent.factor_analysis import FactorAnalysis as FactorAnalysis
     from optimality.latent.full_covariance import full_covariance_gaussian as full_covariance_gaussian
     from optimality.latent.importance_weighted_autoencoder import (

@@ -110,10 +110,14 @@ METHODS = (
     Entry(
         "factor-analysis",
         "optimality.latent.factor_analysis:FactorAnalysis",
-        "the same with a noise variance for each feature: maximum likelihood by expectation maximization",
+        "the linear one with a noise variance for each feature: maximum likelihood by expectation maximization",
         "Dataset",
     ),
     Entry(
+        "exact-bandit",
+        "optimality.exploration.bernoulli_bandit:ExactBandit",
+        "few arms that pay 0 or 1: the Bayes-optimal policy (default)",
+        "BernoulliBandit",
         "variational-em",
         "optimality.latent.variational_em:VariationalEM",
         "a linear-Gaussian model with a normal posterior of independent latents for each point: exact bounds, no draws",
@@ -205,6 +209,9 @@ SAVED = {
     "linear-reward": "optimality.rewards.linear:LinearReward",
     "table-reward": "optimality.rewards.table:TableReward",
     "network-reward": "optimality.rewards.network:NetworkReward",
+    "play-policy": "optimality.exploration.exact_play:PlayPolicy",
+    "deadline-policy": "optimality.exploration.exact_play:DeadlinePolicy",
+    "belief-policy": "optimality.exploration.bernoulli_bandit:BeliefPolicy",
     "potential-shaping": "optimality.rewards.shaping:PotentialShaping",
     "normalized-reward": "optimality.rewards.normalized:NormalizedReward",
     "autoencoder-details": "optimality.latent.autoencoder_details:AutoencoderDetails",
@@ -234,10 +241,10 @@ EVALUATION = (
         "PartiallyObserved",
     ),
     Entry(
-        "exact-bandit",
-        "optimality.exploration.bernoulli_bandit:ExactBandit",
-        "few arms that pay 0 or 1: the Bayes-optimal policy",
-        "BernoulliBandit",
+        "exact-bayes-adaptive",
+        "optimality.exploration.bayes_adaptive:ExactBayesAdaptive",
+        "a small MDP with unknown transitions: the Bayes-optimal policy",
+        "BayesAdaptiveMDP",
     ),
 )
 """Methods for problems that the command line does not make."""
@@ -251,14 +258,14 @@ BANDIT_POLICIES = (
     Entry(
         "ids",
         f"{_EXPLORATION}.information_directed_sampling:InformationDirectedSampling",
-        "least squared regret per bit about which arm is best; rewards 0 and 1",
+        "least squared regret per bit about which arm is best; rewards 0 and 1, or normal",
     ),
     Entry(
         "knowledge-gradient",
         f"{_EXPLORATION}.knowledge_gradient:KnowledgeGradient",
-        "the best mean plus what one more look is worth; rewards 0 and 1",
+        "the best mean plus what one more look is worth",
     ),
-    Entry("gittins", f"{_EXPLORATION}.gittins:Gittins", "optimal for discounted rewards; rewards 0 and 1"),
+    Entry("gittins", f"{_EXPLORATION}.gittins:Gittins", "optimal for discounted rewards; rewards 0 and 1, or normal"),
     Entry("greedy", f"{_EXPLORATION}.greedy:Greedy", "the arm with the largest posterior mean"),
     Entry("epsilon-greedy", f"{_EXPLORATION}.greedy:EpsilonGreedy", "greedy with a constant share of random pulls"),
 )
@@ -273,6 +280,7 @@ DEFAULT_METHODS = {
     "PlayOrNot": "exact-play-or-not",
     "BernoulliBandit": "exact-bandit",
     "Dataset": "variational-autoencoder",
+    "BayesAdaptiveMDP": "exact-bayes-adaptive",
 }
 """Class of problem to the method that `solve` takes when none is given."""
 
@@ -300,6 +308,11 @@ PROBLEMS = (
     ),
     Entry("digits", "optimality.problems.sample_datasets:digits", "data: 1,797 handwritten digits of 8 x 8 pixels"),
     Entry("ring", "optimality.problems.sample_datasets:ring", "data: eight normal laws on a circle in the plane"),
+    Entry(
+        "bernoulli-bandit",
+        "optimality.exploration.bernoulli_bandit:BernoulliBandit",
+        "arms of unknown chances, with options of its own: solve|train bernoulli-bandit --help",
+    ),
 )
 
 CRITERIA = (
@@ -365,6 +378,8 @@ EXPORTS = {
     "parameter_count": "optimality.latent.per_datum_inference",
     "refine": "optimality.latent.refinement",
     "importance_weighted_bound": "optimality.latent.variational_bound",
+    "quadrature_evidence": "optimality.latent.evidence",
+    "exact_importance_weighted_bound": "optimality.latent.evidence",
     "epic_distance": "optimality.inverse.reward_distances",
     "dard_distance": "optimality.inverse.reward_distances",
     "largest_margin": "optimality.inverse.largest_margin",
@@ -502,11 +517,15 @@ EXPORTS = {
     "Gittins": "optimality.exploration.gittins",
     "gittins_index": "optimality.exploration.gittins",
     "gittins_table": "optimality.exploration.gittins",
+    "normal_gittins_index": "optimality.exploration.normal_gittins",
+    "normal_gittins_table": "optimality.exploration.normal_gittins",
     "Greedy": "optimality.exploration.greedy",
     "EpsilonGreedy": "optimality.exploration.greedy",
     "simulate_bandit": "optimality.exploration.bandit_simulation",
     "BernoulliBandit": "optimality.exploration.bernoulli_bandit",
     "ExactBandit": "optimality.exploration.bernoulli_bandit",
+    "BayesAdaptiveMDP": "optimality.exploration.bayes_adaptive",
+    "ExactBayesAdaptive": "optimality.exploration.bayes_adaptive",
     "bayes_regret": "optimality.exploration.bayes_regret",
     "Dataset": "optimality.problems.dataset",
     "digits": "optimality.problems.sample_datasets",

@@ -1,5 +1,7 @@
 """Variational EM: never a fall, and maximum likelihood where the posterior is a product."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,34 +70,30 @@ def bound(model: LinearGaussianModel, x: np.ndarray, mean: np.ndarray, scale: np
     return np.mean(fit - 0.5 * np.sum(mean**2 + scale**2 - 1 - 2 * np.log(scale), axis=1))
 
 
-def halves(model, x, posterior):
+def halves(model, x, posterior, *, scale_of_q=None, scale_seen=None):
+    """Both halves, in float64; the options make wrong ones of them."""
     with jax.enable_x64(True):
         best = jax.vmap(lambda row: best_normal(model, row))(jnp.asarray(x))
-        return best, regression(x, best, variance="feature", noise_floor=1e-6)
+        q = best if scale_of_q is None else Normal(best.location, jnp.full_like(best.scale, scale_of_q))
+        seen = q if scale_seen is None else Normal(q.location, jnp.full_like(q.scale, scale_seen))
+        return q, regression(x, seen, variance="feature", noise_floor=1e-6)
 
 
-def collapsed(model, x, posterior):
-    """E1.2: q maximizes the gradient of the bound in the model, which drives every scale to zero."""
-    best, _ = halves(model, x, posterior)
-    tiny = Normal(best.location, jnp.full_like(best.scale, 1e-6))
-    return tiny, regression(x, tiny, variance="feature", noise_floor=1e-6)
-
-
-def point_estimates(model, x, posterior):
-    """The M-step forgets that z is uncertain."""
-    best, _ = halves(model, x, posterior)
-    certain = Normal(best.location, jnp.full_like(best.scale, 1e-9))
-    return best, regression(x, certain, variance="feature", noise_floor=1e-6)
+# E1.2: q maximizes the gradient of the bound in the model, which drives every scale to zero.
+collapsed = functools.partial(halves, scale_of_q=1e-6)
+# The M-step forgets that z is uncertain.
+point_estimates = functools.partial(halves, scale_seen=1e-9)
 
 
 @pytest.mark.row("S32.monotone")
 @against(halves, gradient_of_the_bound=collapsed, point_estimates=point_estimates)
 def test_no_half_step_lowers_the_bound(implementation):
     x = factor_data(120, 5, 2)
-    random = np.random.default_rng(1)
-    model = LinearGaussianModel(random.normal(size=(5, 2)), np.zeros(5), np.ones(5))
-    posterior = Normal(np.zeros((120, 2)), np.ones((120, 2)))
-    last = bound(model, x, posterior.location, posterior.scale)
+    model = ox.solve(all_points(x), ProbabilisticPCA(latents=2)).details.model
+    # not far from the best, where wrong steps lead away; bounded by its own posteriors
+    model = LinearGaussianModel(model.loading + 0.1, model.mean + 0.1, 0.8 * model.noise_variance)
+    posterior, _ = halves(model, x, None)
+    last = bound(model, x, np.asarray(posterior.location), np.asarray(posterior.scale)) - 1e-12
     for _ in range(15):
         posterior, new = implementation(model, x, posterior)
         mean, scale = np.asarray(posterior.location), np.asarray(posterior.scale)
@@ -110,7 +108,7 @@ def test_no_half_step_lowers_the_bound(implementation):
 def test_the_whole_run_never_falls():
     x = factor_data(120, 5, 2)
     start = LinearGaussianModel(np.random.default_rng(1).normal(size=(5, 2)), np.zeros(5), np.ones(5))
-    solution = ox.solve(all_points(x), VariationalEM(latents=2, tolerance=1e-6), guess=start)
+    solution = ox.solve(all_points(x), VariationalEM(latents=2, max_steps=300), guess=start, throw=False)
     assert solution.stats["largest_fall"] < 1e-13
     with jax.enable_x64(True):
         one = exact_bound(solution.details.model, x[0], best_normal(solution.details.model, x[0]), "sigma_points")
@@ -148,10 +146,10 @@ def test_a_model_of_ones_own_reaches_maximum_likelihood():
 @pytest.mark.row("S32.monotone")
 def test_a_bent_decoder_never_falls():
     random = np.random.default_rng(0)
-    x = np.tanh(2.0 * random.normal(size=60)) + 0.5 + 0.3 * random.normal(size=60)
+    x = np.tanh(2.0 * random.normal(size=25)) + 0.5 + 0.3 * random.normal(size=25)
     guess = Bent(*(jnp.asarray(v, jnp.float32) for v in (0.5, 0.0, 0.0)))
-    method = VariationalEM(expectation="trapezoid", half_steps=3, tolerance=1e-4)
-    solution = ox.solve(Dataset(x, validation_share=0.0, test_share=0.2), method, guess=guess)
+    method = VariationalEM(expectation="trapezoid", half_steps=2, max_steps=12)
+    solution = ox.solve(Dataset(x, validation_share=0.0, test_share=0.2), method, guess=guess, throw=False)
     assert solution.stats["largest_fall"] < 1e-12
     start = jax.vmap(lambda row: exact_bound(guess, row, Normal(jnp.zeros(1), jnp.ones(1)), "trapezoid"))
     assert solution.value > np.mean(start(jnp.asarray(x[:, None], jnp.float32))) + 0.2

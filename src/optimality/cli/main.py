@@ -44,6 +44,9 @@ METHOD, for linear-quadratic problems:
 METHOD, for play-or-not:
 {decision_methods}
 
+METHOD, for bernoulli-bandit:
+{bandit_methods}
+
 METHOD, for data (digits, ring, or the path of your own):
 {data_methods}
 
@@ -87,8 +90,11 @@ An id that both have runs the compiled JAX version.
 METHOD:
 {methods}
 
-bandits (with options of their own):
-  optimality train bernoulli-bandit ucb1,thompson,ids --arms 0.1,0.5,0.9      several policies, one report; --help
+bandits (with options of their own; several policies, one report):
+  optimality train bernoulli-bandit ucb1,thompson,ids --arms 0.1,0.5,0.9      --help
+
+POLICY, for bernoulli-bandit:
+{policies}
 
 options:
   --steps N                environment steps in all (100000)
@@ -207,15 +213,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     command, rest = arguments[0], arguments[1:]
     if command == "solve" and (not rest or rest in (["-h"], ["--help"])):
-        kinds = {"": "TabularMDP", "control_": "LinearQuadratic", "decision_": "PlayOrNot", "data_": "Dataset"}
+        problems = {
+            "methods": "TabularMDP",
+            "control_methods": "LinearQuadratic",
+            "decision_methods": "PlayOrNot",
+            "bandit_methods": "BernoulliBandit",
+            "data_methods": "Dataset",
+        }
         words = {
-            f"{name}methods": _columns(tuple(entry for entry in registry.METHODS if entry.problem == problem))
-            for name, problem in kinds.items()
+            name: _columns(tuple(entry for entry in registry.METHODS if entry.problem == problem))
+            for name, problem in problems.items()
         }
         print(SOLVE_HELP.format(problems=_columns(registry.PROBLEMS), **words), end="")
         return 0 if rest else 2
     if command == "train" and (not rest or rest in (["-h"], ["--help"])):
-        print(TRAIN_HELP.format(methods=_columns(registry.LEARNERS)), end="")
+        words = {"methods": _columns(registry.LEARNERS), "policies": _columns(registry.BANDIT_POLICIES)}
+        print(TRAIN_HELP.format(**words), end="")
         return 0 if rest else 2
     if command == "irl" and (not rest or rest in (["-h"], ["--help"])):
         print(IRL_HELP.format(methods=_columns(registry.INVERSE)), end="")

@@ -95,6 +95,7 @@ KINDS = {
     "LinearQuadratic": "a linear-quadratic problem",
     "PlayOrNot": "a decision to play or not",
     "Dataset": "data",
+    "BernoulliBandit": "a bandit",
 }
 """Classes of problems that the command line makes, in words."""
 _TYPES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

@@ -14,7 +14,11 @@ from optimality.distributions.normal import Normal
 from optimality.latent.abstract import standard_normal
 from optimality.latent.autoencoder import Autoencoder
 from optimality.latent.decoders import NormalDecoder
-from optimality.latent.variational_bound import ImportanceWeightedBound, evidence_bound, importance_weighted_bound
+from optimality.latent.variational_bound import (
+    ImportanceWeightedBound,
+    evidence_bound_of_draws,
+    importance_weighted_bound_of_draws,
+)
 
 IN_USE = 0.01
 """Rate of a latent, in nats, from which on it counts as used."""
@@ -22,9 +26,8 @@ SAMPLES = 100
 """Of z for the evidence lower bound of a point."""
 MOST_POINTS = 500
 """Of the importance-weighted bound."""
-CHUNK = 100
-"""Of its samples at once."""
-POINTS_AT_ONCE = 16
+MOST_DRAWS = 8192
+"""Of z at once."""
 
 Numbers = Float[Array | np.ndarray, "..."]
 
@@ -119,23 +122,19 @@ def judge(model: Autoencoder, rows: Float[Array, "points features"], samples: in
     bound_key, importance_key = jax.random.split(key)
     prior = standard_normal(model.latents)
 
-    def bound(inputs):
-        x, own_key = inputs
-        return evidence_bound(lambda z: model.log_likelihood(x, z), model.posterior(x), prior, own_key, samples=SAMPLES)
-
-    def importance(inputs):
-        x, own_key = inputs
-        return importance_of(model, x, own_key, samples)
+    def bound(x, own_key):
+        q = model.posterior(x)
+        noise = jax.random.normal(own_key, (SAMPLES, model.latents))
+        return evidence_bound_of_draws(
+            lambda z: model.log_likelihood(x, z), q, prior, lambda e: q.location + q.scale * e, noise
+        )
 
     some = rows[:MOST_POINTS]
-    bounds = jax.lax.map(bound, (rows, jax.random.split(bound_key, rows.shape[0])), batch_size=POINTS_AT_ONCE)
-    weighted = jax.lax.map(
-        importance, (some, jax.random.split(importance_key, some.shape[0])), batch_size=POINTS_AT_ONCE
-    )
+    weighted = importance_bounds(model, some, jax.random.split(importance_key, some.shape[0]), samples)
     rates = jnp.mean(jax.vmap(lambda x: model.posterior(x).kl(prior))(rows), axis=0)
     deviations, at_floor = _deviations(model, rows)
     return Judged(
-        bounds,
+        _by_batches(bound, rows, jax.random.split(bound_key, rows.shape[0]), MOST_DRAWS // SAMPLES),
         rates,
         weighted.value,
         weighted.effective_sample_size,
@@ -145,17 +144,36 @@ def judge(model: Autoencoder, rows: Float[Array, "points features"], samples: in
     )
 
 
-def importance_of(model: Autoencoder, x: Any, key: PRNGKeyArray, samples: int) -> ImportanceWeightedBound:
-    """The K-sample bound of one observation."""
-    chunk = max(n for n in range(1, min(CHUNK, samples) + 1) if samples % n == 0)
-    return importance_weighted_bound(
-        lambda z: model.log_likelihood(x, z),
-        model.posterior(x),
-        standard_normal(model.latents),
-        key,
-        samples=samples,
-        chunk=chunk,
-    )
+def importance_bounds(
+    model: Autoencoder, rows: Float[Array, "points features"], keys: PRNGKeyArray, samples: int
+) -> ImportanceWeightedBound:
+    """The K-sample bound of each row."""
+    prior = standard_normal(model.latents)
+
+    def bound(x, own_key):
+        q = model.posterior(x)
+        noise = jax.random.normal(own_key, (samples, model.latents))
+        return importance_weighted_bound_of_draws(
+            lambda z: model.log_likelihood(x, z),
+            q,
+            prior,
+            lambda e: q.location + q.scale * e,
+            noise,
+            chunk=MOST_DRAWS if samples > MOST_DRAWS else None,
+        )
+
+    return _by_batches(bound, rows, keys, max(1, MOST_DRAWS // samples))
+
+
+def _by_batches(function: Any, rows: Float[Array, "points features"], keys: PRNGKeyArray, size: int) -> Any:
+    """`function(row, key)` of every row, `size` of them at once; the last batch is filled up, so that there is one
+    program."""
+    count = rows.shape[0]
+    size = min(size, count)
+    batches = -(-count // size)
+    places = jnp.resize(jnp.arange(count), (batches, size))
+    found = jax.lax.map(lambda own: jax.vmap(function)(rows[own], keys[own]), places)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1)[:count], found)
 
 
 def _deviations(model: Autoencoder, rows: Any) -> tuple[Numbers | None, Bool[Array, "..."] | Numbers | None]:
@@ -164,7 +182,7 @@ def _deviations(model: Autoencoder, rows: Any) -> tuple[Numbers | None, Bool[Arr
         return None, None
     scales = jax.vmap(lambda x: decoder.law(model.posterior(x).location).scale)(rows)
     floor = jnp.exp(jnp.asarray(decoder.least)) * decoder.spread
-    stands = scales <= floor * 1.001
+    stands = scales <= floor[None] * 1.001
     if decoder.variance == "fixed":
         stands = jnp.zeros_like(stands)
     return jnp.sqrt(jnp.mean(scales**2, axis=0)), jnp.mean(stands.astype(scales.dtype), axis=0)
@@ -191,8 +209,4 @@ def _sample(model: Autoencoder, keys: Any) -> Array:
 
 @jax.jit
 def _log_evidence(model: Autoencoder, rows: Any, keys: Any, samples: Any) -> ImportanceWeightedBound:
-    def one(inputs):
-        x, key = inputs
-        return importance_of(model, x, key, samples.shape[0])
-
-    return jax.lax.map(one, (rows, keys), batch_size=POINTS_AT_ONCE)
+    return importance_bounds(model, rows, keys, samples.shape[0])

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from optimality.core.numerics import Real, require_range
+from optimality.core.numerics import Real, is_traced, require_range
 from optimality.core.result import Result
 from optimality.core.solve import RUNNING, AbstractFit, Solution
 from optimality.latent.autoencoder import Autoencoder, build_autoencoder
@@ -84,12 +84,18 @@ class AbstractAutoencoder(AbstractFit[Dataset, FitState]):
                 raise ValueError(f"{name} of {type(self).__name__} must be at least 1, but {size} was given.")
         require_range(self, 0.0, above=True, learning_rate=self.learning_rate, fixed_scale=self.fixed_scale)
         require_range(self, 0.0, weight_decay=self.weight_decay)
+        least, first, most = self.least_log_scale, self.first_log_scale, self.most_log_scale
+        if not is_traced((least, first, most)) and not float(least) <= float(first) <= float(most):
+            raise ValueError(
+                f"first_log_scale must lie between least_log_scale and most_log_scale, but {first}, {least} and {most} "
+                f"were given."
+            )
         if self.variance not in ("scalar", "feature", "head", "fixed"):
             raise ValueError(
                 f"variance must be 'scalar', 'feature', 'head' or 'fixed', but {self.variance!r} was given."
             )
 
-    def check(self, problem: Dataset) -> None:
+    def check(self, problem: Any) -> None:
         if not isinstance(problem, Dataset):
             raise ValueError(f"{type(self).__name__} is for a Dataset, but {type(problem).__name__} was given.")
         if self.latents > problem.features:
@@ -134,7 +140,7 @@ class AbstractAutoencoder(AbstractFit[Dataset, FitState]):
         size = min(self.batch_size, count)
         batches = -(-count // size)
         # a short last batch is filled up from the front, so that every batch has one size
-        order = jnp.resize(jax.random.permutation(order_key, count), (batches, size))
+        order = jnp.resize(jnp.argsort(jax.random.uniform(order_key, (count,))), (batches, size))
         optimizer = self._optimizer()
 
         def update(carry, inputs):

@@ -20,6 +20,8 @@ from optimality.distributions.categorical import Categorical
 from optimality.distributions.normal import Normal
 from optimality.latent.abstract import Vector
 
+HEAD_GAIN = 0.1
+"""Of a head's log-scales: deviations that follow as fast as means explain the data before the latents do."""
 Variance = Literal["scalar", "feature", "head", "fixed"]
 
 _LOG_TWO_PI = 1.8378770664093453
@@ -63,7 +65,7 @@ class NormalDecoder(AbstractDecoder):
         outputs = self.network(jnp.asarray(z))
         if self.variance == "head":
             outputs, log_scale = jnp.split(outputs, 2)
-            log_scale = self.log_scale + log_scale
+            log_scale = self.log_scale + HEAD_GAIN * log_scale
         else:
             log_scale = jnp.broadcast_to(self.log_scale, outputs.shape)
         if self.variance == "fixed":

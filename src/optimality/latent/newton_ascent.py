@@ -13,14 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Numbers = Float[Array, " numbers"]
-_HALVINGS = 20
+_HALVINGS = 14
 _LONGEST = 0.5
 """Of a step."""
 _LEAST = 1e-4
 """Smallest curvature a step counts with, relative to the largest: flat directions are taken no faster."""
-_ROUNDING = 16.0
-"""Where no step is a rise, a full one is still taken if it makes the gradient smaller and lowers the function by no
-more than so many units of rounding."""
+_ROUNDING = 8.0
+"""Units of rounding that a rise must exceed; within them a full step is still taken if it halves the gradient."""
 
 
 def newton_ascent(function: Callable[[Numbers], Float[Array, ""]], start: Numbers, *, max_steps: int) -> Numbers:
@@ -43,11 +42,12 @@ def newton_ascent(function: Callable[[Numbers], Float[Array, ""]], start: Number
         candidates = v[None] + shares[:, None] * direction(v, g)[None]
         values = jax.vmap(function)(candidates)
         values = jnp.where(jnp.isnan(values), -jnp.inf, values)
-        rises = jnp.max(values) > value
+        rounding = _ROUNDING * jnp.finfo(v.dtype).eps * (1.0 + jnp.abs(value))
+        rises = jnp.max(values) > value + rounding
         chosen = jnp.where(rises, jnp.argmax(values), 0)
         new_g = gradient(candidates[chosen])
-        level = values[chosen] >= value - _ROUNDING * jnp.finfo(v.dtype).eps * (1.0 + jnp.abs(value))
-        accepted = rises | (level & (jnp.max(jnp.abs(new_g)) < jnp.max(jnp.abs(g))))
+        level = values[chosen] >= value - rounding
+        accepted = rises | (level & (jnp.max(jnp.abs(new_g)) < 0.5 * jnp.max(jnp.abs(g))))
         keep = lambda new, old: jnp.where(accepted, new, old)  # noqa: E731
         return keep(candidates[chosen], v), keep(values[chosen], value), keep(new_g, g), steps + 1, accepted
 

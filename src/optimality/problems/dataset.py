@@ -140,7 +140,8 @@ class Dataset(eqx.Module):
         """`(x + u) / levels`; the rows as they are where there are no levels."""
         if self.levels is None:
             return rows
-        return (rows + jax.random.uniform(key, rows.shape, rows.dtype)) / self.levels
+        noise = jax.random.uniform(key, rows.shape, jnp.float32)  # the same numbers in either precision
+        return (rows + noise.astype(rows.dtype)) / self.levels
 
     def _sizes(self) -> tuple[int, int, int]:
         points = np.shape(self.observations)[0]
