@@ -118,6 +118,8 @@ METHODS = (
         "optimality.exploration.bernoulli_bandit:ExactBandit",
         "few arms that pay 0 or 1: the Bayes-optimal policy (default)",
         "BernoulliBandit",
+    ),
+    Entry(
         "variational-em",
         "optimality.latent.variational_em:VariationalEM",
         "a linear-Gaussian model with a normal posterior of independent latents for each point: exact bounds, no draws",
