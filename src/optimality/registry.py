@@ -114,16 +114,16 @@ METHODS = (
         "Dataset",
     ),
     Entry(
+        "variational-em",
+        "optimality.latent.variational_em:VariationalEM",
+        "the linear one with a normal posterior for each point, of independent latents: exact bounds, no draws",
+        "Dataset",
+    ),
+    Entry(
         "exact-bandit",
         "optimality.exploration.bernoulli_bandit:ExactBandit",
         "few arms that pay 0 or 1: the Bayes-optimal policy (default)",
         "BernoulliBandit",
-    ),
-    Entry(
-        "variational-em",
-        "optimality.latent.variational_em:VariationalEM",
-        "a linear-Gaussian model with a normal posterior of independent latents for each point: exact bounds, no draws",
-        "Dataset",
     ),
 )
 """Methods of `optimality solve`."""

@@ -295,7 +295,7 @@ def test_a_fit_that_is_not_finite(fitted, capsys, tmp_path):
         (["few.csv", "--likelihood", "bernoulli"], "needs integers between 0 and 1, but point 0 has 3 in 'b'"),
         (["few.csv", "--levels", "3"], "needs integers between 0 and 2, but point 0 has 3 in 'b'"),
         (["few.csv", "--levels", "1"], "--levels must be a whole number, at least 2"),
-        (["few.csv", "--test-share", "0.9"], "at least 0 and below 1 together"),
+        (["few.csv", "--test-share", "0.9"], "a fit needs two points or more, but 0 of 20 are left"),
         (["few.csv", "--latents", "3"], "3 latents for 2 features"),
         (["few.csv", "factor-analysis", "--latents", "2"], "latents must be below the number of features"),
         (["cube.npy"], "shape (2, 2, 2, 2), but observations are"),
