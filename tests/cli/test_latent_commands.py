@@ -95,7 +95,13 @@ def test_the_linear_opponent_stands_on_the_same_points(fitted):
 def test_the_report(fitted):
     _, folder, summary = fitted
     report = (folder / "report.html").read_text()
-    for words in ("not worth it over factor analysis", "amortization gap", "By the collapse law", "load_model", "in use"):
+    for words in (
+        "not worth it over factor analysis",
+        "amortization gap",
+        "By the collapse law",
+        "load_model",
+        "in use",
+    ):
         assert words in report
     assert "was still improving (best pass 3): raise --max-steps." in " ".join(summary["warnings"])
     assert "<script" not in report

@@ -27,7 +27,7 @@ _DATA_OPTIONS = ("likelihood", "levels", "test-share", "validation-share", "spli
 def is_latent(arguments: list[str]) -> bool:
     """Whether a model of data is asked for: by the data, by the method, or by the configuration to be repeated."""
     words = [word for word in arguments[:2] if not word.startswith("-")] if _starts_with_name(arguments) else []
-    if words:
+    if words and words[0] not in latent_methods():  # a method alone: of a configuration's data
         known = registry.find((*registry.PROBLEMS, *registry.ENVIRONMENTS), words[0])
         if words[0] in SAMPLES:
             return True
