@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from optimality.environments.from_gymnasium import EnvironmentFailure as EnvironmentFailure
     from optimality.environments.wrappers import TimeLimit as TimeLimit
     from optimality.experiments.evaluation import evaluate as evaluate
+    from optimality.experiments.saved_latent_model import load_model as load_model
+    from optimality.experiments.saved_latent_model import save_model as save_model
     from optimality.experiments.saved_policy import load_policy as load_policy
     from optimality.experiments.saved_reward import load_reward as load_reward
     from optimality.experiments.saved_reward import save_reward as save_reward

@@ -216,8 +216,17 @@ SAVED = {
     "belief-policy": "optimality.exploration.bernoulli_bandit:BeliefPolicy",
     "potential-shaping": "optimality.rewards.shaping:PotentialShaping",
     "normalized-reward": "optimality.rewards.normalized:NormalizedReward",
+    "autoencoder-details": "optimality.latent.autoencoder_details:AutoencoderDetails",
+    "judged": "optimality.latent.autoencoder_details:Judged",
+    "autoencoder": "optimality.latent.autoencoder:Autoencoder",
+    "encoder": "optimality.latent.encoder:Encoder",
+    "normal-decoder": "optimality.latent.decoders:NormalDecoder",
+    "bernoulli-decoder": "optimality.latent.decoders:BernoulliDecoder",
+    "categorical-decoder": "optimality.latent.decoders:CategoricalDecoder",
+    "linear-gaussian-model": "optimality.latent.linear_gaussian:LinearGaussianModel",
+    "linear-model": "optimality.experiments.saved_latent_model:LinearModel",
 }
-"""Modules that a saved policy may be made of: how a file names them, and where they are."""
+"""Modules that a saved policy, reward or model may be made of: how a file names them, and where they are."""
 
 EVALUATION = (
     Entry("policy-evaluation", f"{_PLANNING}.policy_evaluation:PolicyEvaluation", "what a given policy is worth"),
@@ -299,6 +308,8 @@ PROBLEMS = (
         "optimality.exploration.play_or_not:PlayOrNot",
         "a decision from your own data, with options of its own: solve play-or-not --help",
     ),
+    Entry("digits", "optimality.problems.sample_datasets:digits", "data: 1,797 handwritten digits of 8 x 8 pixels"),
+    Entry("ring", "optimality.problems.sample_datasets:ring", "data: eight normal laws on a circle in the plane"),
     Entry(
         "bernoulli-bandit",
         "optimality.exploration.bernoulli_bandit:BernoulliBandit",
@@ -389,6 +400,8 @@ EXPORTS = {
     "PotentialShaping": "optimality.rewards.shaping",
     "TableReward": "optimality.rewards.table",
     "load_reward": "optimality.experiments.saved_reward",
+    "load_model": "optimality.experiments.saved_latent_model",
+    "save_model": "optimality.experiments.saved_latent_model",
     "log_partition": "optimality.planning.log_partition",
     "save_reward": "optimality.experiments.saved_reward",
     "with_reward": "optimality.rewards.on_tables",

@@ -12,7 +12,7 @@ HELP = """usage: optimality COMMAND ...
 Reinforcement learning as probabilistic inference.
 
 commands:
-  solve PROBLEM [METHOD] [options]      plan in a known model, check it in the real environment, write a report
+  solve PROBLEM [METHOD] [options]      plan in a known model, or fit one to data, check it, write a report
   train ENVIRONMENT [METHOD] [options]  learn where a model is only sampled
   irl PROBLEM [METHOD] [options]        recover the reward that an expert's demonstrations pursue
   evaluate RUN                          play episodes by a run's policy, and look at one
@@ -25,6 +25,7 @@ commands:
 
   optimality solve FrozenLake-v1
   optimality solve cart-pole lqr --horizon 200
+  optimality solve digits variational-autoencoder --latents 8 --variance head
   optimality train CartPole-v1 ppo
   optimality COMMAND --help             options and exit codes
 """
@@ -46,6 +47,17 @@ METHOD, for play-or-not:
 METHOD, for bernoulli-bandit:
 {bandit_methods}
 
+METHOD, for data (digits, ring, or the path of your own):
+{data_methods}
+
+data:
+  optimality solve digits variational-autoencoder --latents 8 --variance head
+  optimality solve measurements.csv factor-analysis --latents 3     also .npy, FILE.npz:NAME, or a folder of images
+  --columns A,B            columns of a CSV file (all)
+  --likelihood NAME        what a feature is: gaussian | bernoulli | categorical (gaussian)
+  --levels N|none          of integers from 0 to N-1: made continuous by noise, or as many categories
+  --test-share X, --validation-share X, --split-seed N      how the points are divided (1/6, 1/12, 0)
+
 decisions (with options of their own):
   optimality solve play-or-not --rewards rewards.csv --times times.csv --rate 3      play again, or stop; --help
   optimality solve bernoulli-bandit --horizon 20                                     arms of unknown chances; --help
@@ -58,7 +70,7 @@ options:
                            --criterion finite-horizon --criterion.horizon 50 | discounted --criterion.discount 0.95
                            | average-reward | until-termination
   --episodes N             episodes of the check in the environment (1000)
-  --seed N                 of that check; planning itself has no randomness (0)
+  --seed N                 of that check, or of a fit to data; planning itself has no randomness (0)
   --out FOLDER             where run folders go (runs/)
   --sweep temperature|none return, entropy and evidence against temperature; by default where a table is small
   --config FILE            repeat a run from its config.toml (or its folder); other options override it
@@ -206,6 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
             "control_methods": "LinearQuadratic",
             "decision_methods": "PlayOrNot",
             "bandit_methods": "BernoulliBandit",
+            "data_methods": "Dataset",
         }
         words = {
             name: _columns(tuple(entry for entry in registry.METHODS if entry.problem == problem))

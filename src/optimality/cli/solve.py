@@ -31,6 +31,10 @@ def solve_command(arguments: list[str]) -> int:
         from optimality.cli.solve_bandit import solve_bandit_command
 
         return solve_bandit_command(rest)
+    from optimality.cli.latent import is_latent, latent_command
+
+    if is_latent(arguments):
+        return latent_command(arguments)
     try:
         options = _parse(arguments)
         run, path = run_planning(**options["run"], command=["optimality", "solve", *arguments])

@@ -94,6 +94,7 @@ KINDS = {
     "TabularMDP": "a table",
     "LinearQuadratic": "a linear-quadratic problem",
     "PlayOrNot": "a decision to play or not",
+    "Dataset": "data",
     "BernoulliBandit": "a bandit",
 }
 """Classes of problems that the command line makes, in words."""

@@ -176,6 +176,46 @@ _EXPLANATIONS = {
         "Derivative of the expected reward in each of its parameters; of a reward that is linear in features, their "
         "expected sums over an episode. Where bars differ, the penalty or the objective let them."
     ),
+    "Bounds": (
+        "Means over the same held-out points, with two standard errors. Blue: the model; none of its bounds exceeds "
+        "its log evidence, and with more samples they come closer. Orange: linear models of the same data, exact. "
+        "Differences are surer than these errors say, since the points are the same."
+    ),
+    "Rate of each latent": (
+        "KL divergence of the encoder's law from the prior, mean over points: what a latent says of a point. Gray: "
+        "below 0.01 nats, not in use."
+    ),
+    "Collapse": (
+        "What a linear model with as many latents uses at its best, where the decoder's deviation is fixed rather than "
+        "learned: a direction of the data only if its deviation exceeds the decoder's."
+    ),
+    "Effective samples": (
+        "How many of the samples carry the weight of the bound, point by point. Orange: below 10, where the bound is "
+        "loose and noisy."
+    ),
+    "The fit": (
+        "The bound after each pass: gray of the batches while they were learned from, blue of the points by which the "
+        "fit is stopped; where blue falls and gray rises it overfits. The parameters of the best pass are kept."
+    ),
+    "Deviations of the decoder": "Root mean square over the points, in the data's units.",
+    "Density": (
+        "Left the points, right as many draws of the model, and between them its density, a mean over draws of the "
+        "latents. Bridges between separate groups are what a continuous decoder must make of one normal law."
+    ),
+    "Samples": (
+        "Given points, and as many new ones of the model: latents from the prior, then the decoder with its noise."
+    ),
+    "Reconstructions": "Above points, below the decoder's mean at the encoder's mean.",
+    "Reconstruction of each feature": (
+        "Points against the decoder's mean at the encoder's mean. Share of variance: 1 where a feature is told "
+        "exactly, 0 where its mean would do as well."
+    ),
+    "A walk through the latents": (
+        "The decoder's mean along the two latents with the largest rates, the others at zero, from about -2 to 2 "
+        "deviations of the prior."
+    ),
+    "Loadings": "What a unit of each latent adds to each feature, in the data's units.",
+    "Noise": "Deviation of each feature's noise, in the data's units.",
     "Convergence of the fit": "Largest entry of the gradient, or the margin, after each step; dotted the tolerance.",
     "Convergence": "Largest change of any value in a sweep.",
     "The backward pass": "A finite horizon needs one sweep: the value for each number of steps to go.",
