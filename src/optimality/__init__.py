@@ -80,6 +80,8 @@ if TYPE_CHECKING:
     from optimality.latent.per_datum_inference import infer_per_datum as infer_per_datum
     from optimality.latent.per_datum_inference import parameter_count as parameter_count
     from optimality.latent.refinement import refine as refine
+    from optimality.latent.evidence import exact_importance_weighted_bound as exact_importance_weighted_bound
+    from optimality.latent.evidence import quadrature_evidence as quadrature_evidence
     from optimality.latent.variational_bound import evidence_bound as evidence_bound
     from optimality.latent.variational_bound import importance_weighted_bound as importance_weighted_bound
     from optimality.latent.variational_em import VariationalEM as VariationalEM

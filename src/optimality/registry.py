@@ -337,6 +337,8 @@ EXPORTS = {
     "parameter_count": "optimality.latent.per_datum_inference",
     "refine": "optimality.latent.refinement",
     "importance_weighted_bound": "optimality.latent.variational_bound",
+    "quadrature_evidence": "optimality.latent.evidence",
+    "exact_importance_weighted_bound": "optimality.latent.evidence",
     "epic_distance": "optimality.inverse.reward_distances",
     "dard_distance": "optimality.inverse.reward_distances",
     "largest_margin": "optimality.inverse.largest_margin",
