@@ -73,15 +73,13 @@ if TYPE_CHECKING:
     from optimality.inverse.reward_distances import epic_distance as epic_distance
     from optimality.latent.amortization import amortization_gap as amortization_gap
     from optimality.latent.collapse_law import collapse_law as collapse_law
+    from optimality.latent.evidence import exact_importance_weighted_bound as exact_importance_weighted_bound
+    from optimality.latent.evidence import quadrature_evidence as quadrature_evidence
     from optimality.latent.factor_analysis import FactorAnalysis as FactorAnalysis
     from optimality.latent.full_covariance import full_covariance_gaussian as full_covariance_gaussian
     from optimality.latent.linear_gaussian import LinearGaussianModel as LinearGaussianModel
     from optimality.latent.linear_gaussian import ProbabilisticPCA as ProbabilisticPCA
     from optimality.latent.per_datum_inference import infer_per_datum as infer_per_datum
-    from optimality.latent.per_datum_inference import parameter_count as parameter_count
-    from optimality.latent.refinement import refine as refine
-    from optimality.latent.evidence import exact_importance_weighted_bound as exact_importance_weighted_bound
-    from optimality.latent.evidence import quadrature_evidence as quadrature_evidence
     from optimality.latent.variational_bound import evidence_bound as evidence_bound
     from optimality.latent.variational_bound import importance_weighted_bound as importance_weighted_bound
     from optimality.latent.variational_em import VariationalEM as VariationalEM

@@ -237,6 +237,5 @@ def test_unfinished_and_broken_ascents_are_results():
     assert infer_per_datum(Broken(), [[1.0]], steps=2).result is Result.NON_FINITE
 
 
-def test_public_names():
+def test_public_name():
     assert ox.infer_per_datum is infer_per_datum
-    assert ox.refine is refine
