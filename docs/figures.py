@@ -42,6 +42,8 @@ COMMANDS = {
     "demonstrate_help.txt": ["demonstrate", "--help"],
     "irl_help.txt": ["irl", "--help"],
     "play_or_not_help.txt": ["solve", "play-or-not", "--help"],
+    "solve_bandit_help.txt": ["solve", "bernoulli-bandit", "--help"],
+    "train_bandit_help.txt": ["train", "bernoulli-bandit", "--help"],
     "resume_help.txt": ["resume", "--help"],
     "runs_help.txt": ["runs", "--help"],
     "report_help.txt": ["report", "--help"],

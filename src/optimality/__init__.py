@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from optimality.core.result import SolverError as SolverError
     from optimality.core.solve import Solution as Solution
     from optimality.core.solve import solve as solve
+    from optimality.distributions.natural_normal import NaturalNormal as NaturalNormal
     from optimality.environments.catalog import make as make
     from optimality.environments.from_gymnasium import EnvironmentFailure as EnvironmentFailure
     from optimality.environments.wrappers import TimeLimit as TimeLimit
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from optimality.experiments.training_run import resume as resume
     from optimality.experiments.training_run import train as train
     from optimality.exploration.bandit_simulation import simulate_bandit as simulate_bandit
+    from optimality.exploration.bayes_adaptive import BayesAdaptiveMDP as BayesAdaptiveMDP
+    from optimality.exploration.bayes_adaptive import ExactBayesAdaptive as ExactBayesAdaptive
     from optimality.exploration.bayes_regret import bayes_regret as bayes_regret
     from optimality.exploration.bayes_ucb import BayesUCB as BayesUCB
     from optimality.exploration.bernoulli_bandit import BernoulliBandit as BernoulliBandit
@@ -54,6 +57,8 @@ if TYPE_CHECKING:
         InformationDirectedSampling as InformationDirectedSampling,
     )
     from optimality.exploration.knowledge_gradient import KnowledgeGradient as KnowledgeGradient
+    from optimality.exploration.normal_gittins import normal_gittins_index as normal_gittins_index
+    from optimality.exploration.normal_gittins import normal_gittins_table as normal_gittins_table
     from optimality.exploration.play_criteria import play_criteria as play_criteria
     from optimality.exploration.play_criteria import sample_criterion as sample_criterion
     from optimality.exploration.play_horizons import play_horizons as play_horizons
@@ -72,14 +77,21 @@ if TYPE_CHECKING:
     from optimality.inverse.reward_distances import dard_distance as dard_distance
     from optimality.inverse.reward_distances import epic_distance as epic_distance
     from optimality.latent.amortization import amortization_gap as amortization_gap
+    from optimality.latent.autoencoder_details import AutoencoderDetails as AutoencoderDetails
     from optimality.latent.collapse_law import collapse_law as collapse_law
     from optimality.latent.evidence import exact_importance_weighted_bound as exact_importance_weighted_bound
     from optimality.latent.evidence import quadrature_evidence as quadrature_evidence
     from optimality.latent.factor_analysis import FactorAnalysis as FactorAnalysis
     from optimality.latent.full_covariance import full_covariance_gaussian as full_covariance_gaussian
+    from optimality.latent.importance_weighted_autoencoder import (
+        ImportanceWeightedAutoencoder as ImportanceWeightedAutoencoder,
+    )
     from optimality.latent.linear_gaussian import LinearGaussianModel as LinearGaussianModel
     from optimality.latent.linear_gaussian import ProbabilisticPCA as ProbabilisticPCA
     from optimality.latent.per_datum_inference import infer_per_datum as infer_per_datum
+    from optimality.latent.per_datum_inference import parameter_count as parameter_count
+    from optimality.latent.refinement import refine as refine
+    from optimality.latent.variational_autoencoder import VariationalAutoencoder as VariationalAutoencoder
     from optimality.latent.variational_bound import evidence_bound as evidence_bound
     from optimality.latent.variational_bound import importance_weighted_bound as importance_weighted_bound
     from optimality.latent.variational_em import VariationalEM as VariationalEM

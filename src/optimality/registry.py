@@ -90,6 +90,18 @@ METHODS = (
         "PlayOrNot",
     ),
     Entry(
+        "variational-autoencoder",
+        "optimality.latent.variational_autoencoder:VariationalAutoencoder",
+        "a latent-variable model with networks, by the evidence lower bound (default)",
+        "Dataset",
+    ),
+    Entry(
+        "importance-weighted-autoencoder",
+        "optimality.latent.importance_weighted_autoencoder:ImportanceWeightedAutoencoder",
+        "the same by the tighter bound of several samples",
+        "Dataset",
+    ),
+    Entry(
         "probabilistic-pca",
         "optimality.latent.linear_gaussian:ProbabilisticPCA",
         "a linear latent-variable model with one noise variance, in closed form",
@@ -98,7 +110,7 @@ METHODS = (
     Entry(
         "factor-analysis",
         "optimality.latent.factor_analysis:FactorAnalysis",
-        "the same with a noise variance for each feature: maximum likelihood by expectation maximization",
+        "the linear one with a noise variance for each feature: maximum likelihood by expectation maximization",
         "Dataset",
     ),
     Entry(
@@ -106,6 +118,12 @@ METHODS = (
         "optimality.latent.variational_em:VariationalEM",
         "a linear-Gaussian model with a normal posterior of independent latents for each point: exact bounds, no draws",
         "Dataset",
+    ),
+    Entry(
+        "exact-bandit",
+        "optimality.exploration.bernoulli_bandit:ExactBandit",
+        "few arms that pay 0 or 1: the Bayes-optimal policy (default)",
+        "BernoulliBandit",
     ),
 )
 """Methods of `optimality solve`."""
@@ -193,6 +211,9 @@ SAVED = {
     "linear-reward": "optimality.rewards.linear:LinearReward",
     "table-reward": "optimality.rewards.table:TableReward",
     "network-reward": "optimality.rewards.network:NetworkReward",
+    "play-policy": "optimality.exploration.exact_play:PlayPolicy",
+    "deadline-policy": "optimality.exploration.exact_play:DeadlinePolicy",
+    "belief-policy": "optimality.exploration.bernoulli_bandit:BeliefPolicy",
     "potential-shaping": "optimality.rewards.shaping:PotentialShaping",
     "normalized-reward": "optimality.rewards.normalized:NormalizedReward",
 }
@@ -213,10 +234,10 @@ EVALUATION = (
         "PartiallyObserved",
     ),
     Entry(
-        "exact-bandit",
-        "optimality.exploration.bernoulli_bandit:ExactBandit",
-        "few arms that pay 0 or 1: the Bayes-optimal policy",
-        "BernoulliBandit",
+        "exact-bayes-adaptive",
+        "optimality.exploration.bayes_adaptive:ExactBayesAdaptive",
+        "a small MDP with unknown transitions: the Bayes-optimal policy",
+        "BayesAdaptiveMDP",
     ),
 )
 """Methods for problems that the command line does not make."""
@@ -230,14 +251,14 @@ BANDIT_POLICIES = (
     Entry(
         "ids",
         f"{_EXPLORATION}.information_directed_sampling:InformationDirectedSampling",
-        "least squared regret per bit about which arm is best; rewards 0 and 1",
+        "least squared regret per bit about which arm is best; rewards 0 and 1, or normal",
     ),
     Entry(
         "knowledge-gradient",
         f"{_EXPLORATION}.knowledge_gradient:KnowledgeGradient",
-        "the best mean plus what one more look is worth; rewards 0 and 1",
+        "the best mean plus what one more look is worth",
     ),
-    Entry("gittins", f"{_EXPLORATION}.gittins:Gittins", "optimal for discounted rewards; rewards 0 and 1"),
+    Entry("gittins", f"{_EXPLORATION}.gittins:Gittins", "optimal for discounted rewards; rewards 0 and 1, or normal"),
     Entry("greedy", f"{_EXPLORATION}.greedy:Greedy", "the arm with the largest posterior mean"),
     Entry("epsilon-greedy", f"{_EXPLORATION}.greedy:EpsilonGreedy", "greedy with a constant share of random pulls"),
 )
@@ -251,6 +272,8 @@ DEFAULT_METHODS = {
     "PartiallyObserved": "lqg",
     "PlayOrNot": "exact-play-or-not",
     "BernoulliBandit": "exact-bandit",
+    "Dataset": "variational-autoencoder",
+    "BayesAdaptiveMDP": "exact-bayes-adaptive",
 }
 """Class of problem to the method that `solve` takes when none is given."""
 
@@ -275,6 +298,11 @@ PROBLEMS = (
         "play-or-not",
         "optimality.exploration.play_or_not:PlayOrNot",
         "a decision from your own data, with options of its own: solve play-or-not --help",
+    ),
+    Entry(
+        "bernoulli-bandit",
+        "optimality.exploration.bernoulli_bandit:BernoulliBandit",
+        "arms of unknown chances, with options of its own: solve|train bernoulli-bandit --help",
     ),
 )
 
@@ -326,6 +354,10 @@ def find(entries: tuple[Entry, ...], name: str) -> Entry | None:
 
 
 EXPORTS = {
+    "AutoencoderDetails": "optimality.latent.autoencoder_details",
+    "ImportanceWeightedAutoencoder": "optimality.latent.importance_weighted_autoencoder",
+    "VariationalAutoencoder": "optimality.latent.variational_autoencoder",
+    "NaturalNormal": "optimality.distributions.natural_normal",
     "ApprenticeshipLearning": "optimality.inverse.apprenticeship",
     "MaximumMarginPlanning": "optimality.inverse.maximum_margin_planning",
     "MixturePolicy": "optimality.sampling.mixture_policy",
@@ -472,11 +504,15 @@ EXPORTS = {
     "Gittins": "optimality.exploration.gittins",
     "gittins_index": "optimality.exploration.gittins",
     "gittins_table": "optimality.exploration.gittins",
+    "normal_gittins_index": "optimality.exploration.normal_gittins",
+    "normal_gittins_table": "optimality.exploration.normal_gittins",
     "Greedy": "optimality.exploration.greedy",
     "EpsilonGreedy": "optimality.exploration.greedy",
     "simulate_bandit": "optimality.exploration.bandit_simulation",
     "BernoulliBandit": "optimality.exploration.bernoulli_bandit",
     "ExactBandit": "optimality.exploration.bernoulli_bandit",
+    "BayesAdaptiveMDP": "optimality.exploration.bayes_adaptive",
+    "ExactBayesAdaptive": "optimality.exploration.bayes_adaptive",
     "bayes_regret": "optimality.exploration.bayes_regret",
     "Dataset": "optimality.problems.dataset",
     "digits": "optimality.problems.sample_datasets",

@@ -253,7 +253,7 @@ def test_interrupted_run_says_so(tmp_path):
     assert json.loads(next(tmp_path.glob("runs/*/run.json")).read_text())["status"] == "interrupted"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["solve", "--help"], ["list"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["solve", "--help"], ["train", "--help"], ["list"], ["--version"]])
 def test_help_is_quick(arguments):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
@@ -284,7 +284,14 @@ def test_list_and_doctor(capsys):
     assert code == 0
     assert all(entry.name in out for entry in (*registry.METHODS, *registry.PROBLEMS, *registry.CRITERIA))
     code, out, _ = output(capsys, "list", "--json")
-    assert set(json.loads(out)) == {"methods", "learners", "environments", "problems", "criteria"}
+    assert set(json.loads(out)) == {
+        "methods",
+        "learners",
+        "bandit_policies",
+        "environments",
+        "problems",
+        "criteria",
+    }
     code, out, _ = output(capsys, "doctor", "--json")
     assert code == 0
     assert json.loads(out)["self_test"] == "ok"

@@ -5,15 +5,19 @@ import io
 import json
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from optimality.beliefs import GammaExponential, GammaKnownShape
 from optimality.cli.main import main
 from optimality.core.solve import solve
 from optimality.experiments.measurements import read_numbers
+from optimality.experiments.saved_policy import FILE, load_policy, module_bytes, policy_bytes
 from optimality.exploration.exact_play import ExactPlayOrNot
-from optimality.exploration.play_or_not import PlayOrNot
+from optimality.exploration.play_or_not import Deadline, PlayOrNot
 from optimality.problems.criterion import FiniteHorizon
+from optimality.rewards.table import TableReward
 
 QUICK = ["--games", "2", "--grid", "1024"]
 
@@ -127,6 +131,56 @@ def test_a_run_repeats_from_its_configuration(decided, capsys, tmp_path, named):
     assert {k: v for k, v in again.items() if k not in ("run", "seconds")} == {
         k: v for k, v in first.items() if k != "seconds"
     }
+
+
+def test_the_policy_is_saved(decided):
+    """To the bit: the same decisions and break-even rates as the solution's."""
+    _, folder = decided
+    problem = PlayOrNot(GammaKnownShape(1.0, 4.0, 4.5), GammaExponential(3.0, 3.0), 0.8, FiniteHorizon(2))
+    exact = solve(problem, ExactPlayOrNot(grid=1024)).policy
+    loaded = load_policy(folder)
+    _assert_same(loaded, exact)
+    assert not bool(loaded.plays(2, 100.0, 0.1))  # no third game
+
+
+def test_a_policy_with_a_deadline_comes_back(tmp_path):
+    problem = PlayOrNot(GammaKnownShape(1.0, 4.0, 4.5), GammaExponential(3.0, 3.0), 0.8, Deadline(2.0))
+    exact = solve(problem, ExactPlayOrNot(grid=1024, most_games=20)).policy
+    (tmp_path / FILE).write_bytes(policy_bytes(exact))
+    _assert_same(load_policy(tmp_path), exact)
+
+
+def _assert_same(loaded, exact):
+    assert type(loaded) is type(exact)
+    for one, other in zip(jax.tree.leaves(loaded), jax.tree.leaves(exact), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    for games, earned, took in ((0, 0.0, 0.0), (1, 0.1, 2.0), (1, 3.0, 0.5), (2, 5.0, 1.5)):
+        assert bool(loaded.plays(games, earned, took)) == bool(exact.plays(games, earned, took))
+        assert float(loaded.break_even(games, earned, took)) == float(exact.break_even(games, earned, took))
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "changed", "unknown", "reward"])
+def test_a_damaged_policy_is_refused(decided, tmp_path, damage):
+    _, folder = decided
+    data, path = (folder / FILE).read_bytes(), tmp_path / FILE
+    if damage == "truncated":
+        path.write_bytes(data[:-5])
+    if damage == "changed":
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    if damage == "unknown":
+        path.write_bytes(data.replace(b"play-policy", b"play-polizy"))
+    if damage == "reward":
+        path.write_bytes(module_bytes(TableReward(np.zeros(3)), "policy"))
+    with pytest.raises(ValueError, match=FILE):
+        load_policy(path)
+
+
+@pytest.mark.parametrize("arguments", [["evaluate"], ["demonstrate", "--policy"], ["resume"], ["report"]])
+def test_a_decision_is_played_in_no_environment(decided, capsys, arguments):
+    _, folder = decided
+    assert main([*arguments, str(folder)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_options_override_a_configuration(decided, capsys, tmp_path):

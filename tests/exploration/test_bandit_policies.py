@@ -22,8 +22,14 @@ from optimality.exploration.information_directed_sampling import (
     arm_information,
     information_ratio,
     least_ratio,
+    normal_arm_information,
 )
-from optimality.exploration.knowledge_gradient import KnowledgeGradient, look_value
+from optimality.exploration.knowledge_gradient import (
+    KnowledgeGradient,
+    exponential_look_value,
+    look_value,
+    normal_look_value,
+)
 from optimality.exploration.thompson import Thompson
 from optimality.exploration.ucb1 import UCB1
 from optimality.problems.bandits import BernoulliArms, ExponentialArms, GaussianArms
@@ -231,6 +237,68 @@ def test_knowledge_gradient_in_rationals(implementation, x64):
         np.testing.assert_allclose(ours, worth_of_a_look(a, b), 1e-5, 1e-12 if x64 else 1e-7)
 
 
+def look_by_quadrature(means, laws):
+    """`E max(mean after, largest other) - max` from the law of each arm's mean after a pull."""
+    answer = []
+    for k, law in enumerate(laws):
+        other = max(m for j, m in enumerate(means) if j != k)
+        excess = scipy.integrate.quad(law.sf, other, np.inf, epsabs=1e-13, epsrel=1e-12, limit=400)[0]
+        answer.append(other + excess - max(means))
+    return answer
+
+
+@against(
+    normal_look_value,
+    own_mean_among_the_others=lambda m, s: s * jax.scipy.stats.norm.pdf((m - jnp.max(m)) / s),
+    posterior_deviation_for_the_change=lambda m, s: normal_look_value(m, 1.5 * s),
+    sign_of_z=lambda m, s: normal_look_value(-m, s),
+)
+def test_knowledge_gradient_of_normal_arms(implementation):
+    with jax.enable_x64(True):
+        for m, s in (([0.1, 0.4, 0.3], [0.5, 0.3, 0.2]), ([1.0, 1.0], [0.2, 0.9]), ([0.0, 2.0, -1.0], [0.7, 0.1, 3.0])):
+            laws = [scipy.stats.norm(*p) for p in zip(m, s, strict=True)]
+            ours = implementation(jnp.asarray(m), jnp.asarray(s))
+            np.testing.assert_allclose(ours, look_by_quadrature(m, laws), 1e-9, 1e-12)
+
+
+@against(
+    exponential_look_value,
+    normal_of_the_same_moments=lambda a, b: normal_look_value(b / (a - 1), b / (a - 1) / jnp.sqrt(a * (a - 2))),
+    mean_before_for_after=lambda a, b: exponential_look_value(a - 1.0, b),
+    known_rate=lambda a, b: b / (a - 1) * jnp.exp(-jnp.max(b / (a - 1)) * (a - 1) / b),
+    best_arm_like_the_others=lambda a, b: b / (a - 1) / a * jnp.exp(-(a - 1) * jnp.log(jnp.max(b / (a - 1)) * a / b)),
+)
+def test_knowledge_gradient_of_exponential_arms(implementation):
+    with jax.enable_x64(True):
+        for a, b in (([2.5, 4.0, 3.0], [2.0, 5.0, 3.5]), ([3.0, 3.0], [2.0, 2.0]), ([9.0, 2.2, 6.0], [40.0, 1.0, 3.0])):
+            means = [q / (p - 1) for p, q in zip(a, b, strict=True)]
+            laws = [scipy.stats.pareto(p, scale=q / p) for p, q in zip(a, b, strict=True)]  # of (b + reward) / a
+            ours = implementation(jnp.asarray(a), jnp.asarray(b))
+            np.testing.assert_allclose(ours, look_by_quadrature(means, laws), 1e-9, 1e-12)
+
+
+def test_knowledge_gradient_follows_the_beliefs(x64):
+    """Deviations of the next mean by the law of total variance; and the pulls that come before means are finite."""
+    arms, prior = GaussianArms([0.0, 1.0, 2.0], 0.5), NormalKnownVariance(0.3, 2.0, 0.5)
+    pulls, means = np.array([4, 0, 1]), np.array([0.1, 0.0, 0.8])
+    variance = 1 / (1 / 4 + pulls / 0.25)
+    after = 1 / (1 / 4 + (pulls + 1) / 0.25)
+    location = variance * (0.3 / 4 + pulls * means / 0.25)
+    policy = KnowledgeGradient(prior=prior).prepare(arms, 100)
+    expected = location + 94 * normal_look_value(jnp.asarray(location), jnp.asarray(np.sqrt(variance - after)))
+    np.testing.assert_allclose(policy.index(seen(pulls, means), 5), expected, 1e-12 if x64 else 1e-4)
+    first = KnowledgeGradient().prepare(arms, 100).index(seen([2, 0, 0], [1.0, 0.0, 0.0]), 2)
+    np.testing.assert_array_equal(np.isinf(first), [False, True, True])
+    assert not np.any(np.isnan(first))
+    policy = KnowledgeGradient().prepare(ExponentialArms([1.0, 2.0, 3.0]), 100)
+    index = policy.index(seen([3, 1, 2], [1.2, 0.5, 0.9]), 6)
+    np.testing.assert_array_equal(np.isinf(index), [False, True, False])
+    assert not np.any(np.isnan(index))
+    index = policy.index(seen([3, 4, 2], [1.2, 0.5, 0.9]), 9)
+    expected = exponential_look_value(jnp.asarray([3.0, 4.0, 2.0]), jnp.asarray([3.6, 2.0, 1.8]))
+    np.testing.assert_allclose(index, jnp.asarray([1.8, 2 / 3, 1.8]) + 90.0 * expected, 1e-12 if x64 else 1e-5)
+
+
 def test_knowledge_gradient_ties():
     """Arms of which the same is known have the same index, to the bit: the first is pulled."""
     policy = KnowledgeGradient().prepare(BernoulliArms([0.2, 0.5, 0.7]), 1000)
@@ -350,6 +418,111 @@ def test_information_about_the_best_arm(implementation):
             np.testing.assert_allclose(implementation(jnp.asarray(a), jnp.asarray(b)), information, 2e-3)
 
 
+def two_normal_arms(location, scale):
+    """P(first is best), both regrets, and the variance of each mean that is explained, in closed form."""
+    spread = np.hypot(*scale)
+    alpha = (location[0] - location[1]) / spread
+    first, density = scipy.stats.norm.cdf(alpha), scipy.stats.norm.pdf(alpha)
+    best = location[1] + spread * (alpha * first + density)
+    explained = (scale**2 / spread * density) ** 2 / (first * (1 - first))
+    return first, best - location, explained
+
+
+NORMAL_PAIRS = [
+    ([0.3, 0.0], [0.5, 1.0]),
+    ([0.0, 0.0], [1.0, 1.0]),
+    ([1.0, 0.2], [0.02, 0.6]),
+    ([1.8, 0.0], [0.03, 0.4]),
+]
+
+
+@against(
+    lambda m, s, grid: normal_arm_information(m, s, grid),
+    posterior_variance=lambda m, s, grid: normal_arm_information(m, s, grid)._replace(information=s**2),
+    information_of_the_other_arm=lambda m, s, grid: normal_arm_information(m, s[::-1], grid),
+    deviation=lambda m, s, grid: normal_arm_information(m, s, grid)._replace(
+        information=jnp.sqrt(normal_arm_information(m, s, grid).information)
+    ),
+    too_few_cells=lambda m, s, grid: normal_arm_information(m, s, 32),
+)
+def test_variance_explained_by_which_of_two_arms_is_best(implementation):
+    with jax.enable_x64(True):
+        for pair in NORMAL_PAIRS:
+            m, s = np.array(pair)
+            first, regret, explained = two_normal_arms(m, s)
+            ours = implementation(jnp.asarray(m), jnp.asarray(s), 4096)
+            np.testing.assert_allclose(ours.best, [first, 1 - first], 1e-4)
+            np.testing.assert_allclose(ours.regret, regret, 1e-4, 1e-9)
+            np.testing.assert_allclose(ours.information, explained, 1e-4)
+
+
+def test_variance_explained_by_monte_carlo():
+    """Three normal arms and three of rewards 0 and 1; a million draws, 5 standard errors of conditional means."""
+    random, count = np.random.default_rng(7), 1_000_000
+    m, s = np.array([0.2, 0.0, -0.5]), np.array([0.3, 0.8, 1.2])
+    a, b = np.array([3.0, 2.0, 6.0]), np.array([2.0, 2.0, 4.0])
+    with jax.enable_x64(True):
+        normal = normal_arm_information(jnp.asarray(m), jnp.asarray(s), 1024)
+        beta = arm_information(jnp.asarray(a), jnp.asarray(b), 1024, "variance")
+    for draws, ours in ((m + s * random.standard_normal((count, 3)), normal), (random.beta(a, b, (count, 3)), beta)):
+        best = np.argmax(draws, axis=1)
+        chance = np.bincount(best) / count
+        conditional = np.stack([draws[best == k].mean(axis=0) for k in range(3)])
+        explained = chance @ (conditional - draws.mean(axis=0)) ** 2
+        np.testing.assert_allclose(ours.best, chance, 0, 2.5e-3)
+        np.testing.assert_allclose(ours.regret, draws.max(axis=1).mean() - draws.mean(axis=0), 0, 6e-3)
+        np.testing.assert_allclose(ours.information, explained, 2e-2)
+
+
+def total_variance(a, b):
+    return a * b / ((a + b) ** 2 * (a + b + 1))
+
+
+@against(
+    lambda a, b: arm_information(a, b, 1024, "variance").information,
+    all_of_the_variance=total_variance,
+    not_halved=lambda a, b: 2.5 * arm_information(a, b, 1024, "variance").information,
+)
+def test_information_is_at_least_twice_the_variance(implementation):
+    """Pinsker's inequality in every conditional law."""
+    random = np.random.default_rng(2)
+    with jax.enable_x64(True):
+        a, b = jnp.asarray(1 + 20 * random.random((2, 40, 3)))
+        entropy = jax.vmap(lambda p, q: arm_information(p, q, 1024).information)(a, b)
+        variance = jax.vmap(implementation)(a, b)
+        assert np.all(np.asarray(entropy) >= 2.0 * np.asarray(variance))
+        assert np.all(np.asarray(variance) >= 0.0)
+
+
+def test_variance_ratio_is_at_most_the_number_of_arms():
+    random = np.random.default_rng(3)
+    with jax.enable_x64(True):
+        for arms in (2, 5):
+            m, s = jnp.asarray(random.standard_normal((16, arms))), jnp.asarray(random.exponential(1.0, (16, arms)))
+            information = jax.vmap(lambda p, q: normal_arm_information(p, q, 256))(m, s)
+            least = np.asarray(jax.vmap(information_ratio)(information, jax.vmap(least_ratio)(information)))
+            thompson = np.asarray(jax.vmap(information_ratio)(information, information.best))
+            assert np.all(least <= thompson * (1 + 1e-9))
+            assert np.all(thompson <= arms)
+
+
+def test_information_directed_sampling_of_normal_arms():
+    """By chances of the closed form on a fine grid; and what nothing is known of comes first."""
+    arms, prior = GaussianArms([0.0, 1.0], 0.5), NormalKnownVariance(0.3, 2.0, 0.5)
+    policy = InformationDirectedSampling(information="variance", prior=prior)
+    pulls, means = np.array([4, 1]), np.array([0.9, 0.6])
+    variance = 1 / (1 / 4 + pulls / 0.25)
+    _, regret, explained = two_normal_arms(variance * (0.3 / 4 + pulls * means / 0.25), np.sqrt(variance))
+    share = np.linspace(0, 1, 100_001)
+    ratio = (share * regret[0] + (1 - share) * regret[1]) ** 2 / (share * explained[0] + (1 - share) * explained[1])
+    best = share[np.argmin(ratio)]
+    assert 0.1 < best < 0.95
+    np.testing.assert_allclose(chances_of(policy, arms, seen(pulls, means)), [best, 1 - best], 0, 1e-3)
+    flat = InformationDirectedSampling(information="variance")
+    arms = GaussianArms([0.0, 1.0, 2.0])
+    np.testing.assert_allclose(chances_of(flat, arms, seen([2, 0, 0], [1.0, 0.0, 0.0])), [0.0, 0.5, 0.5])
+
+
 def test_information_ratio_is_at_most_half_the_arms():
     """For information-directed and for Thompson sampling (Russo and Van Roy 2016), on random beliefs."""
     random = np.random.default_rng(2)
@@ -397,9 +570,10 @@ def test_epsilon_greedy():
     [
         (UCB1(), GaussianArms([0.0, 1.0]), "scale=2"),
         (UCB1(scale=1.0), ExponentialArms([1.0, 2.0]), "thompson or bayes-ucb"),
-        (Gittins(), GaussianArms([0.0, 1.0]), "Bernoulli arms"),
-        (KnowledgeGradient(), GaussianArms([0.0, 1.0]), "Bernoulli arms"),
-        (InformationDirectedSampling(), ExponentialArms([1.0, 2.0]), "Bernoulli arms"),
+        (KnowledgeGradient(prior=GammaExponential(1.0, 1.0)), ExponentialArms([1.0, 2.0]), "shape above 1"),
+        (InformationDirectedSampling(), ExponentialArms([1.0, 2.0]), "thompson or bayes-ucb"),
+        (InformationDirectedSampling(), GaussianArms([0.0, 1.0]), 'give information="variance"'),
+        (InformationDirectedSampling(grid=32, information="variance"), GaussianArms(np.zeros(32)), "larger than"),
         (Thompson(prior=BetaBernoulli()), GaussianArms([0.0, 1.0]), "NormalKnownVariance"),
         (Greedy(prior=BetaBernoulli(np.ones(3), np.ones(3))), TWO, "one for each of 2 arms"),
     ],

@@ -11,7 +11,7 @@ from optimality.experiments.evaluation import Evaluation, evaluate, render_episo
 from optimality.experiments.report import format_number
 from optimality.experiments.run_folder import read_config, to_csv, to_json
 from optimality.experiments.saved_policy import load_policy
-from optimality.policies.tabular import TabularPolicy
+from optimality.sampling.acting import ActingPolicy
 
 
 def evaluate_command(arguments: list[str]) -> int:
@@ -60,7 +60,7 @@ def _render(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 def _show(path: Path, environment: str | None, which: str, render: str, seed: str | None, options: Any) -> str:
     policy = load_policy(path, which)
-    assert not isinstance(policy, TabularPolicy)
+    assert isinstance(policy, ActingPolicy)
     name = environment or read_config(path)["environment"].get("kind")
     if name is None:
         raise ValueError("--render needs an environment by its id.")

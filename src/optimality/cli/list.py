@@ -8,6 +8,7 @@ from optimality.cli.main import complain
 _GROUPS = {
     "methods": registry.METHODS,
     "learners": registry.LEARNERS,
+    "bandit policies": registry.BANDIT_POLICIES,
     "environments": registry.ENVIRONMENTS,
     "problems": registry.PROBLEMS,
     "criteria": registry.CRITERIA,
@@ -16,7 +17,7 @@ _GROUPS = {
 
 def list_command(arguments: list[str]) -> int:
     if arguments == ["--json"]:
-        groups = {title: {e.name: e.help for e in entries} for title, entries in _GROUPS.items()}
+        groups = {title.replace(" ", "_"): {e.name: e.help for e in entries} for title, entries in _GROUPS.items()}
         print(json.dumps(groups, indent=2))
         return 0
     if arguments in (["-h"], ["--help"]):

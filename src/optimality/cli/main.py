@@ -43,6 +43,9 @@ METHOD, for linear-quadratic problems:
 METHOD, for play-or-not:
 {decision_methods}
 
+METHOD, for bernoulli-bandit:
+{bandit_methods}
+
 decisions (with options of their own):
   optimality solve play-or-not --rewards rewards.csv --times times.csv --rate 3      play again, or stop; --help
   optimality solve bernoulli-bandit --horizon 20                                     arms of unknown chances; --help
@@ -75,8 +78,11 @@ An id that both have runs the compiled JAX version.
 METHOD:
 {methods}
 
-bandits (with options of their own):
-  optimality train bernoulli-bandit ucb1,thompson,ids --arms 0.1,0.5,0.9      several policies, one report; --help
+bandits (with options of their own; several policies, one report):
+  optimality train bernoulli-bandit ucb1,thompson,ids --arms 0.1,0.5,0.9      --help
+
+POLICY, for bernoulli-bandit:
+{policies}
 
 options:
   --steps N                environment steps in all (100000)
@@ -195,15 +201,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     command, rest = arguments[0], arguments[1:]
     if command == "solve" and (not rest or rest in (["-h"], ["--help"])):
-        methods, control_methods, decision_methods = (
-            _columns(tuple(entry for entry in registry.METHODS if entry.problem == problem))
-            for problem in ("TabularMDP", "LinearQuadratic", "PlayOrNot")
-        )
-        words = {"methods": methods, "control_methods": control_methods, "decision_methods": decision_methods}
+        problems = {
+            "methods": "TabularMDP",
+            "control_methods": "LinearQuadratic",
+            "decision_methods": "PlayOrNot",
+            "bandit_methods": "BernoulliBandit",
+        }
+        words = {
+            name: _columns(tuple(entry for entry in registry.METHODS if entry.problem == problem))
+            for name, problem in problems.items()
+        }
         print(SOLVE_HELP.format(problems=_columns(registry.PROBLEMS), **words), end="")
         return 0 if rest else 2
     if command == "train" and (not rest or rest in (["-h"], ["--help"])):
-        print(TRAIN_HELP.format(methods=_columns(registry.LEARNERS)), end="")
+        words = {"methods": _columns(registry.LEARNERS), "policies": _columns(registry.BANDIT_POLICIES)}
+        print(TRAIN_HELP.format(**words), end="")
         return 0 if rest else 2
     if command == "irl" and (not rest or rest in (["-h"], ["--help"])):
         print(IRL_HELP.format(methods=_columns(registry.INVERSE)), end="")

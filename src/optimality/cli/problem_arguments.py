@@ -1,12 +1,25 @@
 """The problem among a command's arguments: its name and options, and the criterion in its long and short forms."""
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from optimality import registry
 from optimality.cli.options import literals, number, take_group, take_option, whole
 from optimality.experiments.configuration import from_table
 from optimality.experiments.problem_choice import ProblemChoice
+from optimality.experiments.run_folder import read_config
+
+
+def problem_asked(arguments: list[str]) -> str | None:
+    """The problem's name: the first argument, or what the configuration says that is to be repeated."""
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0]
+    try:
+        path, _ = take_option(arguments, "config")
+        return None if path is None else read_config(Path(path)).get("problem", {}).get("kind")
+    except ValueError:
+        return None  # said by the parser
 
 
 def take_problem(

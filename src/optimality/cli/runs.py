@@ -39,8 +39,9 @@ def _describe(path: Path) -> dict[str, Any]:
     if status == "running" and not is_held(path):
         status = "killed"
     row = {"run": str(path), "command": config.get("command"), "status": status}
-    row["method"] = config["method"]["kind"]
-    if config.get("command") == "train":
+    methods = [config["method"]] if "method" in config else config.get("methods", [])
+    row["method"] = ",".join(method["kind"] for method in methods)
+    if config.get("command") == "train" and "environment" in config:
         metrics = read_metrics(path)
         row["environment"] = config["environment"].get("kind", config["environment"].get("description"))
         row["seed"] = config["run"]["seed"]
@@ -48,6 +49,8 @@ def _describe(path: Path) -> dict[str, Any]:
         row["return"] = metrics[-1]["evaluation_return"] if metrics else None
     else:
         row["environment"] = config.get("problem", {}).get("kind")
+        if "methods" in config:
+            row["seed"] = config["run"]["seed"]
         row["return"] = record.get("summary", {}).get("exact", {}).get("expected_return")
     return row
 
@@ -62,7 +65,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     for line in table:
         print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
     stopped = ("killed", "interrupted", "terminated", "failed")
-    if any(row["status"] in stopped and row.get("command") == "train" for row in rows):
+    if any(row["status"] in stopped and row.get("command") == "train" and "step" in row for row in rows):
         print("Go on with `optimality resume RUN`.")
 
 
@@ -76,8 +79,11 @@ def report_command(arguments: list[str]) -> int:
         if len(paths) == 1 and out is None:
             folder = RunFolder.open(paths[0])
             try:
-                if read_config(folder.path).get("command") != "train":
+                config = read_config(folder.path)
+                if config.get("command") != "train":
                     raise ValueError(f"{paths[0]} was made by solve: its report is there already.")
+                if "environment" not in config:
+                    raise ValueError(f"{paths[0]} is a study of bandit policies: its report is there already.")
                 if not read_metrics(folder.path):
                     raise ValueError(f"{paths[0]} has no metrics yet.")
                 write_training_report(folder)

@@ -9,7 +9,7 @@ from typing import Any
 from optimality import registry
 from optimality.cli.main import complain
 from optimality.cli.options import parse, take_flag, take_option, whole
-from optimality.cli.problem_arguments import take_problem
+from optimality.cli.problem_arguments import problem_asked, take_problem
 from optimality.core.result import SolverError
 from optimality.experiments.configuration import from_table, nearest
 from optimality.experiments.planning_run import PlanningRun, run_planning
@@ -21,14 +21,16 @@ _DEFAULT_RUN = {"episodes": 1000, "seed": 0, "sweep": "auto"}
 
 def solve_command(arguments: list[str]) -> int:
     """Exit codes: 0, 1 for a disagreement, 2 for bad input, 3 where the method failed."""
-    if _is_decision(arguments):
+    asked = problem_asked(arguments)
+    rest = arguments[1:] if arguments[:1] == [asked] else arguments
+    if asked == "play-or-not":
         from optimality.cli.play_or_not import play_or_not_command
 
-        return play_or_not_command(arguments[1:] if arguments[0] == "play-or-not" else arguments)
-    if arguments[:1] == ["bernoulli-bandit"]:
-        from optimality.cli.bandits import solve_bandit_command
+        return play_or_not_command(rest)
+    if asked == "bernoulli-bandit":
+        from optimality.cli.solve_bandit import solve_bandit_command
 
-        return solve_bandit_command(arguments[1:])
+        return solve_bandit_command(rest)
     try:
         options = _parse(arguments)
         run, path = run_planning(**options["run"], command=["optimality", "solve", *arguments])
@@ -42,17 +44,6 @@ def solve_command(arguments: list[str]) -> int:
     else:
         _print(run, path)
     return 1 if run.measured.verdict == "disagrees" else 0
-
-
-def _is_decision(arguments: list[str]) -> bool:
-    """Whether to play or not is asked, by name or by the configuration that is to be repeated."""
-    if arguments[:1] == ["play-or-not"] or not arguments or not arguments[0].startswith("-"):
-        return arguments[:1] == ["play-or-not"]
-    try:
-        path, _ = take_option(arguments, "config")
-        return path is not None and read_config(Path(path)).get("problem", {}).get("kind") == "play-or-not"
-    except ValueError:
-        return False  # said by the parser
 
 
 def _parse(arguments: list[str]) -> dict[str, Any]:

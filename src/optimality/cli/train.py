@@ -6,6 +6,7 @@ from typing import Any
 
 from optimality.cli.main import complain
 from optimality.cli.options import literals, number, parse, take_flag, take_group, take_option, whole
+from optimality.cli.problem_arguments import problem_asked
 from optimality.cli.progress import ProgressPrinter, print_run
 from optimality.environments.from_gymnasium import EnvironmentFailure
 from optimality.experiments.run_folder import read_config, read_record, to_json
@@ -38,10 +39,10 @@ _DEFAULTS = {"steps": DEFAULT_STEPS, "seed": 0, "evaluation_episodes": 20}
 
 def train_command(arguments: list[str]) -> int:
     """Exit codes: 0, 2 for bad input, 3 where learning failed, 130 and 143 where a signal stopped it."""
-    if arguments[:1] == ["bernoulli-bandit"]:
-        from optimality.cli.bandits import train_bandit_command
+    if problem_asked(arguments) == "bernoulli-bandit":
+        from optimality.cli.train_bandit import train_bandit_command
 
-        return train_bandit_command(arguments[1:])
+        return train_bandit_command(arguments[1:] if arguments[0] == "bernoulli-bandit" else arguments)
     command = ["optimality", "train", *arguments]
     try:
         plan, seeds, executor, out, as_json = _parse(arguments)
@@ -85,6 +86,8 @@ def _parse(arguments: list[str]) -> tuple[TrainingPlan, int, str, Path, bool]:
     config = {} if config_path is None else read_config(Path(config_path))
     if config.get("command", "train") != "train":
         raise ValueError(f"{config_path} is of `optimality {config['command']}`, not of train.")
+    if "methods" in config:
+        raise ValueError(f"{config_path} is of a study of bandit policies: optimality train bernoulli-bandit --config.")
     as_json, arguments = take_flag(arguments, "json")
     out, arguments = take_option(arguments, "out")
     backend, arguments = take_option(arguments, "environment-backend")

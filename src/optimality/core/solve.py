@@ -163,7 +163,8 @@ def solve(
         guess: where an iterative method starts.
         key: randomness, for methods that use it; those that fit by stochastic steps take seed 0 without one.
         max_steps: bound on the iterations, in place of the method's own.
-        throw: raise `SolverError` when the result is not a success (concrete arguments only).
+        throw: raise `SolverError` when the result is not a success (concrete arguments only); a fit that used all its
+            steps is none, but its result says `ITERATION_LIMIT`.
         dtype: precision of a concrete computation, float64 or float32.
         callback: called after each step of a method that fits by stochastic steps (concrete arguments only).
 
@@ -192,14 +193,12 @@ def solve(
         problem, method, guess = cast_floats((problem, method, guess), float_dtype((problem, method, guess)))
         return _run(problem, method, guess, key)
     with precision(dtype):
-        problem, method, guess = cast_floats((problem, method, guess), dtype)
-        if isinstance(method, AbstractFit):
-            solution = to_numpy(_fit(problem, method, guess, key, callback))
-        else:
-            solution = to_numpy(_run_compiled(problem, method, guess, key))
+        arguments: tuple[Any, ...] = (*cast_floats((problem, method, guess), dtype), key)
+        solution = to_numpy(_fit(*arguments, callback=callback) if fits else _run_compiled(*arguments))
     result = Result.of(solution.result)
     solution = eqx.tree_at(lambda s: s.result, solution, result)
-    if throw and not result.is_success:
+    used_up = fits and result is Result.ITERATION_LIMIT
+    if throw and not result.is_success and not used_up:
         raise SolverError(name, result, solution, method.explain(problem, solution))
     return solution
 
@@ -223,7 +222,7 @@ def _run(problem, method, guess, key) -> Solution:
 _run_compiled = jax.jit(_run)
 
 
-def _fit(problem, method: AbstractFit, guess, key, callback) -> Solution:
+def _fit(problem, method: AbstractFit, guess, key, *, callback) -> Solution:
     """The loop on the host."""
     state = _init_fit(problem, method, guess, key)
     code, steps = RUNNING, 0

@@ -1,6 +1,5 @@
 """A study of bandit policies: the same luck for all, one report."""
 
-import difflib
 import importlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from optimality.experiments.bandit_plots import (
     plot_pulls,
     plot_regret,
 )
+from optimality.experiments.configuration import from_table, kind_of, nearest, to_table
 from optimality.experiments.report import render
 from optimality.experiments.run_folder import RunFolder, failures_noted
 from optimality.experiments.statistics import mean_interval
@@ -23,6 +23,7 @@ from optimality.exploration.bandit_simulation import BanditTrace, simulate_bandi
 from optimality.exploration.bayes_regret import bayes_regret
 from optimality.problems.bandits import BernoulliArms, lai_robbins
 
+KIND = "bernoulli-bandit"
 EXACT_HORIZON = {2: 30, 3: 8}
 """Pulls up to which Bayes regret is computed exactly, by the number of arms."""
 
@@ -49,7 +50,7 @@ class BanditStudy(NamedTuple):
                 row["bayes_regret"], row["bayes_horizon"] = float(self.bayes[name][-1]), int(self.bayes[name].size)
             rows.append(row)
         return {
-            "problem": "bernoulli-bandit",
+            "problem": KIND,
             "arms": [float(p) for p in self.arms.probabilities],
             "steps": self.steps,
             "runs": self.runs,
@@ -70,28 +71,46 @@ class BanditStudy(NamedTuple):
         return figures
 
 
-def policies_named(text: str) -> dict[str, AbstractBanditPolicy]:
-    """`ucb1,thompson` as policies; `ValueError` for an unknown name, with the nearest one."""
-    policies = {}
-    names = [entry.name for entry in registry.BANDIT_POLICIES]
-    for name in text.split(","):
-        entry = registry.find(registry.BANDIT_POLICIES, name)
-        if entry is None:
-            close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise ValueError(f"unknown bandit policy {name!r}.{hint} Policies are {', '.join(names)}.")
-        if name in policies:
-            raise ValueError(f"policy {name} is named twice.")
-        policies[name] = getattr(importlib.import_module(entry.module), entry.attribute)()
-    return policies
+def policy_from_table(table: dict[str, Any]) -> AbstractBanditPolicy:
+    """`{"kind": "epsilon-greedy", "epsilon": 0.05}` as a policy; `kind` is its name in the registry.
+
+    Raises `ValueError` for an unknown name or field, with the nearest ones.
+    """
+    names, name = [entry.name for entry in registry.BANDIT_POLICIES], str(table.get("kind"))
+    entry = registry.find(registry.BANDIT_POLICIES, name)
+    if entry is None:
+        raise ValueError(f"unknown bandit policy {name!r}{nearest(name, names)} Policies are {', '.join(names)}.")
+    cls = getattr(importlib.import_module(entry.module), entry.attribute)
+    return from_table({**table, "kind": kind_of(cls)}, [cls], name)
 
 
 def run_bandit(
-    probabilities: list[float], names: str, *, steps: int, runs: int, seed: int, out: Path | None, command: list[str]
+    probabilities: list[float],
+    policies: dict[str, AbstractBanditPolicy],
+    *,
+    steps: int,
+    runs: int,
+    seed: int,
+    out: Path | None,
+    command: list[str] | None = None,
 ) -> tuple[BanditStudy, Path | None]:
-    """Plays, computes what is exact, and writes a run folder with its report."""
-    policies = policies_named(names)
+    """Plays, computes what is exact, and with `out` writes a run folder with its report.
+
+    Args:
+        probabilities: each arm's chance of paying 1.
+        policies: by their names in the registry.
+        steps: pulls of each run.
+        runs: of each policy.
+        seed: everything random follows from it.
+        out: where run folders go.
+        command: how this was called, for the record.
+
+    Raises:
+        ValueError: bad input, before anything is written.
+    """
     arms = BernoulliArms(probabilities)
+    if not policies:
+        raise ValueError("no policy was named: give at least one, such as thompson.")
     for policy in policies.values():
         policy.check(arms, steps)
     if steps < arms.size:
@@ -100,14 +119,12 @@ def run_bandit(
     if out is not None:
         config = {
             "command": "train",
-            "problem": {"kind": "bernoulli-bandit", "arms": list(probabilities)},
-            "policies": list(policies),
+            "problem": {"kind": KIND, "arms": list(probabilities)},
+            "methods": [{**to_table(policy), "kind": name} for name, policy in policies.items()],
             "run": {"steps": steps, "runs": runs, "seed": seed},
         }
         method = "-".join(policies)
-        folder = RunFolder.create(
-            out, method=method, problem="bernoulli-bandit", seed=seed, config=config, command=command
-        )
+        folder = RunFolder.create(out, method=method, problem=KIND, seed=seed, config=config, command=command or [])
     with failures_noted(folder):
         traces = simulate_bandit(arms, policies, horizon=steps, runs=runs, seed=seed)
         horizon = min(steps, EXACT_HORIZON.get(arms.size, 0))
@@ -118,7 +135,7 @@ def run_bandit(
         study = BanditStudy(arms, steps, runs, seed, traces, bayes)
         if folder is not None:
             folder.metrics(_rows(study))
-            title = f"bernoulli-bandit by {', '.join(policies)}"
+            title = f"{KIND} by {', '.join(policies)}"
             page = render("bandit.html.jinja", title, study.summary(), study.figures(), folder)
             folder.write_text("report.html", page)
             folder.finish("finished", summary=study.summary())

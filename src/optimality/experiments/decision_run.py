@@ -20,6 +20,7 @@ from optimality.experiments.decision_rollouts import LONGEST, Courses, play_cour
 from optimality.experiments.measured import stopwatch
 from optimality.experiments.report import format_number, render
 from optimality.experiments.run_folder import RunFolder, failures_noted, require_writable
+from optimality.experiments.saved_policy import FILE, policy_bytes
 from optimality.exploration.break_even_rates import break_even_rates
 from optimality.exploration.exact_play import ExactPlayOrNot, PlayPolicy
 from optimality.exploration.play_criteria import PlayCriteria
@@ -155,6 +156,7 @@ def run_decision(
             page = render("decision.html.jinja", "Play or not", run.summary(), figures(run), folder)
             folder.write_text("report.html", page)
             folder.metrics(rule(run))
+            folder.write_bytes(FILE, policy_bytes(run.solution.policy))
             folder.finish("finished", summary=run.summary())
     return run, None if folder is None else folder.path
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from optimality.environments.linear_quadratic import LinearQuadraticEnvironment
+from optimality.experiments.bandit_run import KIND
 from optimality.experiments.configuration import from_table, to_table
 from optimality.experiments.problem_choice import ProblemChoice
 from optimality.experiments.run_folder import read_config, require_writable, to_json, versions
@@ -103,6 +104,8 @@ def record(
     if kind not in ("solve", "train"):
         raise ValueError(f"{run} is no run of `optimality solve` or `optimality train`.")
     with _target(out, force):
+        if "methods" in config or config.get("problem", {}).get("kind") in ("play-or-not", KIND):
+            raise ValueError(f"{run} is of a decision, which has no episodes in an environment.")
         policy, key = load_policy(run, which if kind == "train" else "last"), jax.random.key(seed)
         described = {"run": str(run), "command": kind, "method": config["method"]["kind"]}
         if kind == "solve":

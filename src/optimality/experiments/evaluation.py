@@ -15,7 +15,6 @@ from optimality.experiments.saved_policy import load_policy
 from optimality.experiments.statistics import MeanInterval, mean_interval
 from optimality.experiments.training_environment import EnvironmentChoice
 from optimality.experiments.training_run import Run
-from optimality.policies.tabular import TabularPolicy
 from optimality.sampling.acting import ActingPolicy
 from optimality.sampling.compiled_runner import CompiledRunner
 from optimality.sampling.loop import episode_returns, play
@@ -75,8 +74,10 @@ def evaluate(
         config = read_config(Path(policy))
         if config.get("command") != "train":
             raise ValueError(f"{policy} is no training run; `optimality solve` has evaluated its policy already.")
+        if "environment" not in config:
+            raise ValueError(f"{policy} is a study of bandit policies, whose report has their regret.")
         loaded = load_policy(policy, which)
-        assert not isinstance(loaded, TabularPolicy)
+        assert isinstance(loaded, ActingPolicy)
         policy = loaded
     choice = _choice(environment, config, backend, options)
     number = min(episodes, SIDE_BY_SIDE)

@@ -94,6 +94,7 @@ KINDS = {
     "TabularMDP": "a table",
     "LinearQuadratic": "a linear-quadratic problem",
     "PlayOrNot": "a decision to play or not",
+    "BernoulliBandit": "a bandit",
 }
 """Classes of problems that the command line makes, in words."""
 _TYPES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

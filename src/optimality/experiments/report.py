@@ -152,6 +152,17 @@ _EXPLANATIONS = {
         "Expected regret where the arms' chances are drawn from uniform laws, by counting out all states of knowledge: "
         "no simulation and no noise."
     ),
+    "Bayes regret and the horizon": (
+        "Expected regret where the chances are drawn from the prior, exactly, against someone who knows the arms. With "
+        "a horizon, a dot is of the best policy for so many pulls, and no policy lies below it. That for the whole "
+        "horizon (dashed) is above the dots on the way: it pays for what it will use later. Thompson sampling and "
+        "greedy pulls know no horizon."
+    ),
+    "Which arm to pull": (
+        "By how much pulling arm 0 is worth more than arm 1 (blue), or less (orange), when so much is known of both, "
+        "with the pulls that are then left; gray where none are. Line: where the best pull changes. Dotted: where the "
+        "posterior means are equal. Between the two one pulls the arm that looks worse, to learn about it."
+    ),
     "Rewards": (
         "What entering a state pays (or acting in it, where the reward looks at the state that is left). Left the "
         "problem's own, which was not used. Each has its own scale, for a reward is known only up to what changes no "

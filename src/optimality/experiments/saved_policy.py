@@ -20,6 +20,8 @@ from safetensors.numpy import save
 
 from optimality import registry
 from optimality.experiments.configuration import kind_of
+from optimality.exploration.bernoulli_bandit import BeliefPolicy
+from optimality.exploration.exact_play import DeadlinePolicy, PlayPolicy
 from optimality.networks.flat import FlatNetwork
 from optimality.policies.tabular import TabularPolicy
 from optimality.sampling.acting import ActingPolicy
@@ -30,8 +32,11 @@ BEST = "checkpoints/best"
 """Folder of the policy with the best evaluation so far."""
 _SCHEMA = "2"
 
+DecisionPolicy = PlayPolicy | DeadlinePolicy | BeliefPolicy
+"""Policies that are asked with what was seen so far, and have no observations."""
 
-def policy_bytes(policy: TabularPolicy | AbstractPolicy) -> bytes:
+
+def policy_bytes(policy: TabularPolicy | AbstractPolicy | DecisionPolicy) -> bytes:
     """The file's content. A table's log-probabilities are float64.
 
     Raises `ValueError` naming the field that cannot be stored: a function, say.
@@ -51,7 +56,7 @@ def module_bytes(module: Any, name: str) -> bytes:
 
 def load_policy(
     path: str | Path, which: str = "last", *, classes: Iterable[type] = (), seed: int = 0
-) -> TabularPolicy | ActingPolicy:
+) -> TabularPolicy | ActingPolicy | DecisionPolicy:
     """From a run folder, or a `policy.safetensors` itself.
 
     Args:
@@ -61,7 +66,8 @@ def load_policy(
         seed: of the actions that are drawn.
 
     Returns:
-        A table where a model was planned with, else a policy with `act(observation)`, NumPy in and out.
+        A table where a model was planned with; of a decision the solution's policy, with `plays` and `break_even`, or
+        with `probabilities` and `index` of arms; else a policy with `act(observation)`, NumPy in and out.
 
     Raises:
         ValueError: naming the file where it is missing, damaged, or made of something unknown.
@@ -72,7 +78,11 @@ def load_policy(
     if path.is_dir():
         path = path / FILE if which == "last" or path.name == "best" else path / BEST / FILE
     policy = load_module(path, "policy", classes)
-    return policy if isinstance(policy, TabularPolicy) else ActingPolicy(policy, seed)
+    if isinstance(policy, TabularPolicy | DecisionPolicy):
+        return policy
+    if not isinstance(policy, AbstractPolicy):
+        raise ValueError(f"{path} holds a {type(policy).__name__}, not a policy.")
+    return ActingPolicy(policy, seed)
 
 
 def load_module(path: Path, name: str, classes: Iterable[type] = ()) -> Any:

@@ -170,9 +170,10 @@ def _compiled_environment(path: Path, config: dict[str, Any]) -> AbstractEnviron
 def _drawable_policy(path: Path) -> TabularPolicy | ActingPolicy | None:
     """None for a policy made of classes of the caller's own, which a report has no way to name."""
     try:
-        return load_policy(path)
+        policy = load_policy(path)
     except ValueError:
         return None
+    return policy if isinstance(policy, TabularPolicy | ActingPolicy) else None
 
 
 def _against_the_exact(
@@ -229,7 +230,7 @@ def write_comparison(paths: Sequence[Path], target: Path) -> dict[str, Any]:
     rows = []
     for path in paths:
         record, config, metrics = read_record(path), read_config(path), read_metrics(path)
-        if config.get("command") != "train":
+        if config.get("command") != "train" or "environment" not in config:
             raise ValueError(f"{path} is no training run, and cannot be compared.")
         if not metrics:
             raise ValueError(f"{path} has no metrics yet.")

@@ -228,6 +228,8 @@ def resume(
         config = read_config(folder.path)
         if config.get("command") != "train":
             raise ValueError(f"{path} is not a training run: it was made by `optimality {config.get('command')}`.")
+        if "environment" not in config:
+            raise ValueError(f"{path} is a study of bandit policies, which is not resumed: repeat it with --config.")
         plan = plan_from_config(config, environment=environment, method=method, steps=steps)
         session = _Session(plan, data)
         session.folder = folder

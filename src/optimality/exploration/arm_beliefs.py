@@ -128,6 +128,13 @@ class NormalArms(AbstractArmBelief):
         scale = xp.where(known, 1.0 / xp.sqrt(safe), xp.inf)
         return location + data / safe * (statistics.mean.astype(dtype) - location), scale
 
+    def next_deviation(self, statistics: ArmStatistics) -> Numbers:
+        """Standard deviation of the posterior mean after one more pull, `s^2 / sqrt(s^2 + noise^2)`."""
+        _, scale = self.parameters(statistics)
+        xp = statistics.space
+        noise = _along(self.noise, statistics.pulls, statistics.precision)
+        return scale / xp.sqrt(1.0 + (noise / scale) ** 2)
+
     def mean(self, statistics: ArmStatistics) -> Numbers:
         location, scale = self.parameters(statistics)
         xp = statistics.space

@@ -1,7 +1,7 @@
 """Gittins indices of arms that pay 0 or 1, and the policy that is optimal for discounted rewards.
 
 The index of Beta(a, b) is the sure reward per round lambda at which going on with the arm, with the right to retire
-later, is worth as much as retiring at once:
+later, is worth as much as retiring at once (for normal rewards: `normal_gittins`):
 
     V(a, b) = max(lambda / (1 - discount), m (1 + discount V(a + 1, b)) + (1 - m) discount V(a, b + 1)), m = a / (a + b)
 
@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from optimality.core.numerics import Real, require_range
+from optimality.core.numerics import Real, is_traced, require_range
+from optimality.exploration.arm_beliefs import NormalArms, Prior, arm_belief
 from optimality.exploration.bandit_policy import AbstractIndexPolicy, ArmStatistics, Numbers, Ties, require_ties
-from optimality.problems.bandits import AbstractArms, BernoulliArms
+from optimality.exploration.normal_gittins import normal_gittins_table
+from optimality.problems.bandits import AbstractArms, BernoulliArms, ExponentialArms
 
 _GRID = 512
 _MOST_NEWTON = 60
@@ -136,15 +138,19 @@ class Gittins(AbstractIndexPolicy):
     discount: Real = 0.99
     """Of rewards, in [0, 1)."""
     successes: Real = 1.0
-    """Of the Beta prior of every arm."""
+    """Of the Beta prior of every arm that pays 0 or 1."""
     failures: Real = 1.0
     """Likewise."""
+    prior: Prior | None = None
+    """Belief about every arm with normal rewards; None: flat, each arm once first."""
     most: int = eqx.field(static=True, default=300)
     """Pulls of one arm that the table covers; beyond, the bonus over the mean shrinks as one over the pulls."""
     ties: Ties = eqx.field(static=True, default="lowest")
     """Among equal indices the first arm, or any by chance."""
-    table: Float[Array | np.ndarray, "ones zeros"] | None = None
-    """What `prepare` computes."""
+    table: Float[Array | np.ndarray, "..."] | None = None
+    """What `prepare` computes: indices `[ones, zeros]`, of normal arms the bonus by the number of pulls."""
+    belief: NormalArms | None = None
+    """Of normal arms, likewise."""
 
     def __check_init__(self):
         require_range(self, 0.0, 1.0 - 1e-6, discount=self.discount)
@@ -152,17 +158,38 @@ class Gittins(AbstractIndexPolicy):
         require_ties(self, self.ties)
 
     def check(self, arms: AbstractArms, horizon: int) -> None:
-        if not isinstance(arms, BernoulliArms):
-            raise ValueError("gittins has indices of rewards 0 and 1: it needs Bernoulli arms.")
+        if isinstance(arms, ExponentialArms):
+            raise ValueError(
+                "gittins has indices of rewards 0 and 1 and of normal ones, but the arms are exponential: use thompson "
+                "or bayes-ucb."
+            )
+        if isinstance(arms, BernoulliArms):
+            if self.prior is not None:
+                raise ValueError("the prior of gittins is for normal arms: give successes and failures instead.")
+            return
+        belief = arm_belief(self.prior, arms)
+        if isinstance(belief, NormalArms) and not (_same(belief.precision) and _same(belief.noise)):
+            raise ValueError(
+                "gittins has one table for all arms: give a prior whose scale and noise_scale are the same for each; "
+                "its location may differ."
+            )
 
     def prepare(self, arms: AbstractArms, horizon: int) -> "Gittins":
-        prior = (float(self.successes), float(self.failures))
-        table = gittins_table(float(self.discount), min(horizon, self.most), prior=prior)
-        return eqx.tree_at(lambda policy: policy.table, self, table, is_leaf=lambda leaf: leaf is None)
+        discount, pulls = float(self.discount), min(horizon, self.most)
+        if isinstance(arms, BernoulliArms):
+            prior = (float(self.successes), float(self.failures))
+            belief, table = None, gittins_table(discount, pulls, prior=prior)
+        else:
+            belief = arm_belief(self.prior, arms)
+            assert isinstance(belief, NormalArms)
+            table = normal_gittins_table(discount, pulls, prior_pulls=float(_prior_pulls(belief)))
+        return eqx.tree_at(lambda p: (p.table, p.belief), self, (table, belief), is_leaf=lambda leaf: leaf is None)
 
     def index(self, statistics: ArmStatistics, time: Any) -> Numbers:
         if self.table is None:
             raise ValueError("Gittins needs its table: call prepare(arms, horizon) first, as simulate_bandit does.")
+        if self.belief is not None:
+            return self._normal_index(self.belief, jnp.asarray(self.table), statistics)
         dtype = jnp.result_type(float)
         size = self.table.shape[0] - 1
         pulls, earned = (jnp.asarray(counts).astype(dtype) for counts in (statistics.pulls, statistics.earned))
@@ -174,3 +201,25 @@ class Gittins(AbstractIndexPolicy):
         near = (a + ones.astype(dtype)) / (total + (ones + zeros).astype(dtype))
         bonus = jnp.asarray(self.table, dtype)[ones, zeros] - near
         return (a + earned) / (total + pulls) + bonus * shrink
+
+    def _normal_index(self, belief: NormalArms, table: Array, statistics: ArmStatistics) -> Numbers:
+        mean = jnp.asarray(belief.parameters(statistics)[0])
+        size, pulls = table.shape[0] - 1, jnp.asarray(statistics.pulls)
+        prior_pulls = jnp.asarray(_prior_pulls(belief), mean.dtype)
+        near = table.astype(mean.dtype)[jnp.minimum(pulls, size)]
+        beyond = (prior_pulls + size) / jnp.maximum(prior_pulls + pulls.astype(mean.dtype), 1.0)
+        noise = jnp.asarray(_first(belief.noise), mean.dtype)
+        return mean + noise * near * jnp.where(pulls > size, beyond, 1.0)
+
+
+def _prior_pulls(belief: NormalArms) -> Any:
+    """How many pulls the prior is worth."""
+    return _first(belief.noise) ** 2 * _first(belief.precision)
+
+
+def _first(numbers: Any) -> Any:
+    return numbers.reshape(-1)[0]
+
+
+def _same(numbers: Any) -> bool:
+    return is_traced(numbers) or bool(np.all(np.asarray(numbers) == _first(np.asarray(numbers))))

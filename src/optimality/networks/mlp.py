@@ -10,7 +10,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from optimality.networks.abstract import AbstractNetwork
 
-Activation = Literal["tanh", "relu"]
+Activation = Literal["tanh", "relu", "gelu"]
+
+_ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "gelu": jax.nn.gelu}
 
 
 class Perceptron(eqx.Module):
@@ -23,7 +25,7 @@ class Perceptron(eqx.Module):
     activation: Activation = eqx.field(static=True)
 
     def __call__(self, x: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
-        act = jnp.tanh if self.activation == "tanh" else jax.nn.relu
+        act = _ACTIVATIONS[self.activation]
         for layer, (weight, bias) in enumerate(zip(self.weights[:-1], self.biases[:-1], strict=True)):
             x = weight @ x
             x = act(_normalized(x) * self.scales[layer] + bias if self.scales else x + bias)
@@ -51,8 +53,8 @@ class MLP(AbstractNetwork):
         sizes = (inputs, *self.hidden, outputs)
         if min(sizes) < 1:
             raise ValueError(f"layer sizes must be at least 1, but they are {sizes}.")
-        if self.activation not in ("tanh", "relu"):
-            raise ValueError(f"activation must be 'tanh' or 'relu', but {self.activation!r} was given.")
+        if self.activation not in _ACTIVATIONS:
+            raise ValueError(f"activation must be 'tanh', 'relu' or 'gelu', but {self.activation!r} was given.")
         keys = jax.random.split(key, len(sizes) - 1)
         gains = [2.0**0.5] * len(self.hidden) + [output_gain]
         weights = tuple(

@@ -11,11 +11,29 @@ from optimality.core.numerics import Real
 
 
 def adam(
-    learning_rate: Real, max_gradient_norm: Real | None = None, epsilon: float = 1e-8
+    learning_rate: Real,
+    max_gradient_norm: Real | None = None,
+    epsilon: float = 1e-8,
+    weight_decay: Real | None = None,
 ) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba 2015), after a clip of the gradient's global norm where one is given."""
+    """Adam (Kingma and Ba 2015), after a clip of the gradient's global norm where one is given.
+
+    `weight_decay` times the learning rate is the share that every matrix loses at a step; vectors and numbers lose
+    nothing (Loshchilov and Hutter 2019: AdamW).
+    """
     steps = [] if max_gradient_norm is None else [optax.clip_by_global_norm(max_gradient_norm)]  # pyright: ignore
-    return optax.chain(*steps, optax.scale_by_adam(eps=epsilon), optax.scale(-1.0), _scale_by(learning_rate))
+    decay = [] if weight_decay is None else [_add_parameters(weight_decay)]
+    return optax.chain(*steps, optax.scale_by_adam(eps=epsilon), *decay, optax.scale(-1.0), _scale_by(learning_rate))
+
+
+def _add_parameters(factor: Real) -> optax.GradientTransformation:
+    def update(updates, state, params=None):
+        def add(u, p):
+            return u + p * jnp.asarray(factor, u.dtype) if p.ndim >= 2 else u
+
+        return jax.tree.map(add, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _scale_by(factor: Real) -> optax.GradientTransformation:

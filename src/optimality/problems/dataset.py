@@ -96,7 +96,7 @@ class Dataset(eqx.Module):
 
     def _check_support(self, x: np.ndarray) -> None:
         if not np.all(np.isfinite(x)):
-            row, column = np.argwhere(~np.isfinite(x))[0]
+            row, column = np.argwhere(~np.isfinite(x))[0].tolist()
             raise ValueError(
                 f"observations must be finite, but point {row} has {x[row, column]} in {self.feature(column)}: drop "
                 f"the point or fill the gap."
@@ -107,7 +107,7 @@ class Dataset(eqx.Module):
             return
         outside = (x != np.round(x)) | (x < 0) | (x >= most)
         if np.any(outside):
-            row, column = np.argwhere(outside)[0]
+            row, column = np.argwhere(outside)[0].tolist()
             raise ValueError(
                 f"this data needs integers between 0 and {most - 1}, but point {row} has {x[row, column]:g} in "
                 f"{self.feature(column)}: rescale it, or choose another likelihood."
@@ -140,7 +140,8 @@ class Dataset(eqx.Module):
         """`(x + u) / levels`; the rows as they are where there are no levels."""
         if self.levels is None:
             return rows
-        return (rows + jax.random.uniform(key, rows.shape, rows.dtype)) / self.levels
+        noise = jax.random.uniform(key, rows.shape, jnp.float32)  # the same numbers in either precision
+        return (rows + noise.astype(rows.dtype)) / self.levels
 
     def _sizes(self) -> tuple[int, int, int]:
         points = np.shape(self.observations)[0]
