@@ -116,7 +116,7 @@ METHODS = (
     Entry(
         "variational-em",
         "optimality.latent.variational_em:VariationalEM",
-        "a linear-Gaussian model with a normal posterior of independent latents for each point: exact bounds, no draws",
+        "the linear one with a normal posterior for each point, of independent latents: exact bounds, no draws",
         "Dataset",
     ),
     Entry(
