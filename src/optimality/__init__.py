@@ -91,8 +91,6 @@ if TYPE_CHECKING:
     from optimality.latent.linear_gaussian import LinearGaussianModel as LinearGaussianModel
     from optimality.latent.linear_gaussian import ProbabilisticPCA as ProbabilisticPCA
     from optimality.latent.per_datum_inference import infer_per_datum as infer_per_datum
-    from optimality.latent.per_datum_inference import parameter_count as parameter_count
-    from optimality.latent.refinement import refine as refine
     from optimality.latent.variational_autoencoder import VariationalAutoencoder as VariationalAutoencoder
     from optimality.latent.variational_bound import evidence_bound as evidence_bound
     from optimality.latent.variational_bound import importance_weighted_bound as importance_weighted_bound

@@ -377,8 +377,6 @@ EXPORTS = {
     "VariationalEM": "optimality.latent.variational_em",
     "amortization_gap": "optimality.latent.amortization",
     "infer_per_datum": "optimality.latent.per_datum_inference",
-    "parameter_count": "optimality.latent.per_datum_inference",
-    "refine": "optimality.latent.refinement",
     "importance_weighted_bound": "optimality.latent.variational_bound",
     "quadrature_evidence": "optimality.latent.evidence",
     "exact_importance_weighted_bound": "optimality.latent.evidence",

@@ -118,10 +118,10 @@ def test_draws_come_near_the_exact_expectation():
     model = linear_model()
     best = infer_per_datum(model, X, expectation="sigma_points")
     found = infer_per_datum(model, X, jax.random.key(1), steps=400)
-    # over 20 keys the largest errors were .016 in a mean, .024 in a log-scale, and 2.9 standard errors of a bound
-    np.testing.assert_allclose(found.posterior.location, best.posterior.location, atol=0.04)
-    np.testing.assert_allclose(np.log(found.posterior.scale / best.posterior.scale), 0.0, atol=0.06)
-    np.testing.assert_allclose(found.bound, best.bound, atol=0.06)
+    # the largest errors of 300 fits with other noise: .052 in a mean, .015 in a log-scale, .030 in a bound
+    np.testing.assert_allclose(found.posterior.location, best.posterior.location, atol=0.08)
+    np.testing.assert_allclose(np.log(found.posterior.scale / best.posterior.scale), 0.0, atol=0.03)
+    np.testing.assert_allclose(found.bound, best.bound, atol=0.05)
     assert found.posterior.scale.dtype == np.float32
     assert found.result is Result.CONVERGED
 
@@ -237,6 +237,5 @@ def test_unfinished_and_broken_ascents_are_results():
     assert infer_per_datum(Broken(), [[1.0]], steps=2).result is Result.NON_FINITE
 
 
-def test_public_names():
+def test_public_name():
     assert ox.infer_per_datum is infer_per_datum
-    assert ox.refine is refine

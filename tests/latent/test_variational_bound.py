@@ -99,6 +99,33 @@ def test_never_above_the_log_evidence(implementation):
     close(expected_bound(implementation, *POSTERIOR, rate="sampled"), LOG_EVIDENCE)
 
 
+def test_no_noise_at_the_exact_posterior():
+    """All weights are the evidence; the path without the score has gradient zero at every draw."""
+    with jax.enable_x64(True):
+        prior, mean = Normal(jnp.zeros(2), jnp.ones(2)), jnp.asarray(POSTERIOR[0])
+        factor = jnp.asarray(np.linalg.cholesky(POSTERIOR[1]))
+
+        def one(mean, factor):
+            q = MultivariateNormal(mean, factor)
+            return evidence_bound(
+                log_likelihood, q, prior, jax.random.key(4), samples=3, rate="sampled", estimator="sticking_the_landing"
+            )
+
+        def many(mean, factor):
+            q = MultivariateNormal(mean, factor)
+            found = importance_weighted_bound(
+                log_likelihood, q, prior, jax.random.key(4), samples=5, chunk=2, estimator="doubly_reparameterized"
+            )
+            return found.value, found
+
+        value, gradient = jax.jit(jax.value_and_grad(one, argnums=(0, 1)))(mean, factor)
+        close(value, LOG_EVIDENCE, 1e-11)
+        close(np.concatenate([gradient[0], gradient[1].ravel()]), np.zeros(6), 1e-11)
+        (value, found), gradient = jax.jit(jax.value_and_grad(many, argnums=(0, 1), has_aux=True))(mean, factor)
+        close([value, found.effective_sample_size, found.largest_weight], [LOG_EVIDENCE, 5.0, 0.2], 1e-11)
+        close(np.concatenate([gradient[0], gradient[1].ravel()]), np.zeros(6), 1e-11)
+
+
 def test_families_mix_and_beta_weighs():
     """A prior entry by entry beside a joint posterior; the bound is linear in beta."""
     mean, covariance = list(laws())[3]

@@ -75,7 +75,7 @@ def build_autoencoder(
     spread = jnp.where(spread > 1e-6 * overall, spread, overall)
     choices = problem.categories or 1
     inputs = problem.features * choices
-    network = encoder.build(encoder_key, inputs, 2 * latents, output_gain=0.1)
+    network = encoder.build(encoder_key, inputs, 2 * latents)
     own = Encoder(network, center, spread, problem.categories)
     outputs = problem.features * (2 if variance == "head" and problem.likelihood == "gaussian" else choices)
     network = decoder.build(decoder_key, latents, outputs)

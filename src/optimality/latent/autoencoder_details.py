@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from optimality.core.numerics import at_precision
 from optimality.distributions.bernoulli import Bernoulli
@@ -145,7 +145,7 @@ def judge(model: Autoencoder, rows: Float[Array, "points features"], samples: in
 
 
 def importance_bounds(
-    model: Autoencoder, rows: Float[Array, "points features"], keys: PRNGKeyArray, samples: int
+    model: Autoencoder, rows: Float[Array, "points features"], keys: Key[Array, " points"], samples: int
 ) -> ImportanceWeightedBound:
     """The K-sample bound of each row."""
     prior = standard_normal(model.latents)
@@ -165,7 +165,7 @@ def importance_bounds(
     return _by_batches(bound, rows, keys, max(1, MOST_DRAWS // samples))
 
 
-def _by_batches(function: Any, rows: Float[Array, "points features"], keys: PRNGKeyArray, size: int) -> Any:
+def _by_batches(function: Any, rows: Float[Array, "points features"], keys: Key[Array, " points"], size: int) -> Any:
     """`function(row, key)` of every row, `size` of them at once; the last batch is filled up, so that there is one
     program."""
     count = rows.shape[0]

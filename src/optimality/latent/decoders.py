@@ -20,7 +20,7 @@ from optimality.distributions.categorical import Categorical
 from optimality.distributions.normal import Normal
 from optimality.latent.abstract import Vector
 
-HEAD_GAIN = 0.1
+HEAD_GAIN = 0.3
 """Of a head's log-scales: deviations that follow as fast as means explain the data before the latents do."""
 Variance = Literal["scalar", "feature", "head", "fixed"]
 

@@ -15,6 +15,8 @@ from jaxtyping import Array, Float
 from optimality.distributions.natural_normal import NaturalNormal
 from optimality.latent.abstract import Vector
 
+LOG_SCALE_GAIN = 0.1
+"""Of the network's second half: first means say something of x, while first deviations are the prior's for all x."""
 LEAST_LOG_SCALE, MOST_LOG_SCALE = -8.0, 4.0
 """Of the posterior, whose prior has log-scale 0."""
 
@@ -31,7 +33,7 @@ class Encoder(eqx.Module):
 
     def __call__(self, x: Vector) -> NaturalNormal:
         mean, log_scale = jnp.split(self.network(self._input(jnp.asarray(x))), 2)
-        precision = jnp.exp(-2.0 * jnp.clip(log_scale, LEAST_LOG_SCALE, MOST_LOG_SCALE))
+        precision = jnp.exp(-2.0 * jnp.clip(LOG_SCALE_GAIN * log_scale, LEAST_LOG_SCALE, MOST_LOG_SCALE))
         return NaturalNormal(precision * mean, precision)
 
     def _input(self, x: Float[Array, " features"]) -> Float[Array, " inputs"]:
