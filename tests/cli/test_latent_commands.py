@@ -12,6 +12,8 @@ import scipy.stats
 from optimality import load_model, solve
 from optimality.cli.main import main
 from optimality.experiments.run_folder import read_config
+from optimality.experiments.saved_latent_model import LinearModel
+from optimality.latent.autoencoder_details import AutoencoderDetails
 from optimality.latent.factor_analysis import FactorAnalysis
 from optimality.latent.variational_autoencoder import VariationalAutoencoder
 from optimality.networks.mlp import MLP
@@ -166,6 +168,7 @@ def test_a_saved_model_is_the_fitted_one(fitted):
     )
     fresh = solve(problem, method, key=jax.random.split(jax.random.key(3), 3)[0]).details
     model = load_model(folder)
+    assert isinstance(model, AutoencoderDetails)
     x, key = points()[:7], jax.random.key(0)
     z = fresh.encode(x).location
     np.testing.assert_array_equal(model.encode(x).location, z)
@@ -222,6 +225,7 @@ def test_linear_methods_of_the_digits(capsys, tmp_path, name):
         "bounds", "loadings", "noise", "samples", "reconstructions",
     }  # fmt: skip
     model = load_model(folder)
+    assert isinstance(model, LinearModel)
     x = model.sample(jax.random.key(1), 4)
     assert np.all((x >= 0) & (x <= 16) & (x == np.round(x)))
     z = model.encode(x).location

@@ -70,7 +70,7 @@ def fitted_model(details: Any, problem: Dataset) -> FittedModel:
     return LinearModel(details.model, problem.levels)
 
 
-def save_model(model: FittedModel, path: str | Path) -> Path:
+def save_model(model: Any, path: str | Path) -> Path:
     """Writes `path`, or `model.safetensors` in a folder, and gives the file back.
 
     Raises `ValueError` for what is no fitted model, or naming a field that cannot be stored: a function, say.
