@@ -48,7 +48,8 @@ def _describe(path: Path) -> dict[str, Any]:
         row["step"] = metrics[-1]["step"] if metrics else 0
         row["return"] = metrics[-1]["evaluation_return"] if metrics else None
     else:
-        row["environment"] = config.get("problem", {}).get("kind")
+        problem = config.get("problem", {})
+        row["environment"] = Path(problem.get("source", problem.get("kind", ""))).name or None
         if "methods" in config:
             row["seed"] = config["run"]["seed"]
         row["return"] = record.get("summary", {}).get("exact", {}).get("expected_return")

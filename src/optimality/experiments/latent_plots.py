@@ -139,7 +139,7 @@ def plot_history(history: np.ndarray, best_step: int, value: float, *, bits: Any
         low, high = float(np.min(late, initial=value)), float(np.max(late, initial=value))
         margin = 0.08 * max(high - low, 1e-6)
         axes.set(xlabel="passes over the data", ylabel="bound, nats a point", ylim=(low - margin, high + margin))
-        axes.legend(fontsize=7.5, loc="lower right")
+        axes.legend(fontsize=7.5, loc="lower right", frameon=True, edgecolor="none", framealpha=0.85)
         if bits is not None:
             second = axes.secondary_yaxis("right", functions=bits)
             second.set_ylabel("bits a dimension")

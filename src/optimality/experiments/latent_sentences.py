@@ -121,9 +121,9 @@ def collapse_sentence(run: "LatentRun") -> str | None:
     plain, mean, own = rows
     word = format_number
     levels = run.read.problem.levels
-    units = "" if levels is None else f", in units of {levels} levels,"
+    scaled = "" if levels is None else ", with the data scaled to [0, 1],"
     return (
-        f"By the collapse law a linear model whose noise deviation were fixed at 1{units} (squared error plus KL) "
+        f"By the collapse law a linear model whose noise deviation were fixed at 1 (squared error plus KL){scaled} "
         f"would use {plain['used']} of {run.method.latents} latents, with a mean over features instead of a sum "
         f"{mean['used']}; "
         f"at this decoder's own {word(own['deviation'])} it would use {own['used']}, with a rate of "
