@@ -30,7 +30,9 @@ def test_a_linear_model_takes_and_gives_the_data_in_their_units():
     fitted = LinearModel(LINEAR, 4)
     x = np.array([0.0, 1.0, 2.0])
     inside = (x + 0.5) / 4
-    np.testing.assert_allclose(fitted.encode(x).location, LINEAR.posterior(inside).location, rtol=1e-12)
+    np.testing.assert_allclose(
+        np.asarray(fitted.encode(x).location), np.asarray(LINEAR.posterior(inside).location), rtol=1e-12
+    )
     np.testing.assert_allclose(fitted.log_evidence(x), LINEAR.log_evidence(inside), rtol=1e-12)
     z = np.array([0.3])
     np.testing.assert_allclose(
