@@ -33,7 +33,7 @@ def test_a_linear_model_takes_and_gives_the_data_in_their_units():
     np.testing.assert_allclose(
         np.asarray(fitted.encode(x).location), np.asarray(LINEAR.posterior(inside).location), rtol=1e-12
     )
-    np.testing.assert_allclose(fitted.log_evidence(x), LINEAR.log_evidence(inside), rtol=1e-12)
+    np.testing.assert_allclose(fitted.log_evidence(x), np.asarray(LINEAR.log_evidence(inside)), rtol=1e-12)
     z = np.array([0.3])
     np.testing.assert_allclose(
         fitted.decode(z), (np.array([1.0, 0.5, -1.0]) * 0.3 + [0.5, 0.4, 0.6]) * 4 - 0.5, rtol=1e-12
