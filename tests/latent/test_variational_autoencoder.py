@@ -17,6 +17,7 @@ from optimality.latent.autoencoder import Autoencoder, build_autoencoder
 from optimality.latent.autoencoder_fit import learned_of, with_learned
 from optimality.latent.variational_bound import evidence_bound_of_draws
 from optimality.networks.mlp import MLP
+from optimality.problems.sample_datasets import ring_centers
 
 LINEAR = MLP(hidden=())
 SMALL = MLP(hidden=(16,), activation="gelu")
@@ -133,15 +134,49 @@ def test_at_that_optimum_the_loadings_are_orthogonal():
 @pytest.mark.row("S39.nonlinear")
 @pytest.mark.parametrize("variance", ["scalar", "head"])
 def test_on_a_bent_line_it_beats_the_best_linear_law(variance):
-    """Held-out nats over the full-covariance law, of eight seeds 0.63 to 0.80 (scalar) and 0.66 to 0.81 (head)."""
-    problem = curve()
+    """Held-out nats over the full-covariance law: 0.81 to 1.64 (scalar), 0.93 to 1.75 (head) in ten seeds."""
+    network = MLP(hidden=(32,), activation="gelu")
     method = ox.VariationalAutoencoder(
-        latents=1, variance=variance, **QUICK, max_steps=300, patience=20, learning_rate=3e-2
+        latents=2,
+        variance=variance,
+        encoder=network,
+        decoder=network,
+        batch_size=32,
+        bound_samples=50,
+        max_steps=300,
+        patience=60,
+        learning_rate=1e-2,
     )
+    problem = curve()
     solution = ox.solve(problem, method)
     full = float(ox.full_covariance_gaussian(problem).test_log_likelihood)
     assert float(solution.value) > full + 0.5
     assert float(np.mean(solution.details.judged.importance_bounds)) > float(solution.value)
+
+
+@pytest.mark.row("S39.nonlinear")
+def test_on_images_it_beats_probabilistic_pca():
+    """Nats an image after 60 passes: 12.5 to 13.8 over the exact linear model in four seeds. `benchmarks/latent.py` has
+    whole fits."""
+    problem = ox.digits()
+    linear = ox.solve(problem, ox.ProbabilisticPCA(latents=8)).details
+    solution = ox.solve(problem, ox.VariationalAutoencoder(latents=8, bound_samples=100), max_steps=60)
+    assert float(solution.value) > float(linear.test_log_evidence) + 10.0
+
+
+@pytest.mark.row("S39.nonlinear")
+def test_on_a_density_of_many_modes_it_beats_the_normal_law():
+    """Nats a point after 400 passes: 1.38 to 1.48 over the full-covariance law in five seeds, and all modes are met."""
+    problem, network = ox.ring(points=2000), MLP(hidden=(64, 64), activation="gelu")
+    method = ox.VariationalAutoencoder(
+        latents=2, variance="head", encoder=network, decoder=network, learning_rate=3e-3, bound_samples=100
+    )
+    solution = ox.solve(problem, method, max_steps=400)
+    full = float(ox.full_covariance_gaussian(problem).test_log_likelihood)
+    assert float(solution.value) > full + 1.1
+    samples = solution.details.sample(jax.random.key(0), 4000)
+    nearest = np.linalg.norm(samples[:, None] - ring_centers(), axis=-1).argmin(1)
+    assert np.bincount(nearest, minlength=8).min() > 4000 / 8 / 2
 
 
 @pytest.fixture(scope="module")
@@ -251,9 +286,11 @@ def test_importance_weighted(estimator):
 
 
 def test_a_collapsed_latent_is_not_in_use():
-    """Noise without structure: with the data's own deviation fixed nothing is worth a rate."""
+    """Noise without structure under a deviation above its own: rates of 0.0004 to 0.0028 in six seeds."""
     x = np.random.default_rng(0).normal(size=(300, 3))
-    method = ox.VariationalAutoencoder(latents=2, variance="fixed", fixed_scale=1.5, **QUICK, max_steps=60)
+    method = ox.VariationalAutoencoder(
+        latents=2, variance="fixed", fixed_scale=1.5, **QUICK, max_steps=200, learning_rate=1e-2
+    )
     assert ox.solve(ox.Dataset(x), method).details.in_use == 0
 
 

@@ -39,9 +39,9 @@ class ImportanceWeightedAutoencoder(AbstractAutoencoder):
     """Deviation of a normal decoder: scalar (one for all), feature (one a feature), head (a function of z) or fixed."""
     fixed_scale: Real = 1.0
     """That deviation for `fixed`, in the data's units."""
-    encoder: AbstractNetwork = eqx.field(default_factory=lambda: MLP(hidden=(256, 256), activation="gelu"))
+    encoder: MLP | AbstractNetwork = eqx.field(default_factory=lambda: MLP(hidden=(256, 256), activation="gelu"))
     """Recipe of the encoder's network."""
-    decoder: AbstractNetwork = eqx.field(default_factory=lambda: MLP(hidden=(256, 256), activation="gelu"))
+    decoder: MLP | AbstractNetwork = eqx.field(default_factory=lambda: MLP(hidden=(256, 256), activation="gelu"))
     """Recipe of the decoder's network."""
     learning_rate: Real = 1e-3
     """Of Adam."""

@@ -43,9 +43,9 @@ class VariationalAutoencoder(AbstractAutoencoder):
     """Of the encoder's gradient: reparameterized, score, or sticking_the_landing with a sampled rate."""
     samples: int = eqx.field(static=True, default=1)
     """Of z for each observation of a batch."""
-    encoder: AbstractNetwork = eqx.field(default_factory=lambda: MLP(hidden=(256, 256), activation="gelu"))
+    encoder: MLP | AbstractNetwork = eqx.field(default_factory=lambda: MLP(hidden=(256, 256), activation="gelu"))
     """Recipe of the encoder's network."""
-    decoder: AbstractNetwork = eqx.field(default_factory=lambda: MLP(hidden=(256, 256), activation="gelu"))
+    decoder: MLP | AbstractNetwork = eqx.field(default_factory=lambda: MLP(hidden=(256, 256), activation="gelu"))
     """Recipe of the decoder's network."""
     learning_rate: Real = 1e-3
     """Of Adam."""
