@@ -19,7 +19,6 @@ from optimality.experiments.latent_run import run_latent
 from optimality.experiments.observations import is_source
 from optimality.experiments.report import format_number
 from optimality.experiments.run_folder import read_config, to_json
-from optimality.networks.mlp import MLP
 
 _DATA_OPTIONS = ("likelihood", "levels", "test-share", "validation-share", "split-seed", "columns")
 
@@ -125,11 +124,7 @@ def _method(name: str | None, arguments: list[str], config: dict[str, Any]) -> A
     cls = getattr(importlib.import_module(entry.module), entry.attribute)
     default = cls()
     if stored.get("kind") == kind_of(cls):
-        built = {
-            field: from_table(value, [MLP], f"method.{field}") if isinstance(value, dict) else value
-            for field, value in stored.items()
-        }
-        default = from_table(built, [cls], "method")
+        default = from_table(stored, [cls], "method")
     return parse(default, arguments, prog=f"optimality solve DATA {name}", description=entry.help)
 
 
