@@ -2,7 +2,7 @@
 
     v <- v + t |H|^-1 g,        t the best of 1, 1/2, 1/4, ..., 0
 
-g the gradient, |H| the Hessian with its eigenvalues' absolute values, so that a saddle is left and not approached
+g the gradient, `|H|` the Hessian with its eigenvalues' absolute values, so that a saddle is left and not approached
 (Nocedal and Wright 2006, section 3.4; Dauphin et al. 2014).
 """
 
