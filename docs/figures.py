@@ -508,8 +508,8 @@ def autoencoders() -> str:
     speed = next(row for row in rows if row["measurement"] == "speed")
     text = (
         f"Held-out nats a point, mean and half a 95 % interval of three seeds. A pass of ten updates (64-256-256-8, "
-        f"batches of 128) takes {speed['cpu_ms_a_pass']} ms of CPU; the bare arithmetic {speed['floor_cpu_ms']}, numpyro "
-        f"{speed['numpyro_cpu_ms']}, a bare PyTorch loop {speed['torch_cpu_ms']}; the first call "
+        f"batches of 128) takes {speed['cpu_ms_a_pass']} ms of CPU; the bare arithmetic {speed['floor_cpu_ms']}, "
+        f"numpyro {speed['numpyro_cpu_ms']}, a bare PyTorch loop {speed['torch_cpu_ms']}; the first call "
         f"{speed['first_call_s']} s. Commit {speed['commit']}; {speed['machine']}; one core."
     )
     return "\n".join(table) + f"\n\n{text}\n"

@@ -11,6 +11,7 @@ import scipy.stats
 
 import optimality as ox
 from clauses import against
+from factor_data import all_points, covariance_of, factor_data
 from optimality.core.numerics import to_numpy
 from optimality.core.result import Result, SolverError
 from optimality.latent.factor_analysis import FactorAnalysis, em_step, newton_direction, profile_of
@@ -18,23 +19,6 @@ from optimality.latent.linear_gaussian import LinearGaussianModel, Probabilistic
 from optimality.policies.weighted_fit import weighted_linear_gaussian
 from optimality.problems.dataset import Dataset
 from optimality.problems.sample_datasets import digits
-
-
-def all_points(x, **options) -> Dataset:
-    """Nothing held out."""
-    return Dataset(x, validation_share=0.0, test_share=0.0, **options)
-
-
-def factor_data(points: int, features: int, latents: int, seed: int) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    W = random.normal(size=(features, latents))
-    spread = 0.3 + random.uniform(size=features)
-    return random.normal(size=(points, latents)) @ W.T + spread * random.normal(size=(points, features)) + 1.5
-
-
-def covariance_of(x: np.ndarray) -> np.ndarray:
-    return (x - x.mean(0)).T @ (x - x.mean(0)) / len(x)
-
 
 DATA = factor_data(400, 4, 1, seed=0)
 C = covariance_of(DATA)

@@ -11,6 +11,7 @@ import scipy.stats
 
 import optimality as ox
 from clauses import against
+from factor_data import all_points, covariance_of, factor_data
 from optimality.core.result import Result, SolverError
 from optimality.distributions.multivariate_normal import MultivariateNormal
 from optimality.latent.collapse_law import collapse_law
@@ -27,22 +28,6 @@ X = np.array([1.1, 0.3, -0.6])
 
 def model() -> LinearGaussianModel:
     return LinearGaussianModel(LOADING, MEAN, NOISE)
-
-
-def all_points(x: np.ndarray, **options) -> Dataset:
-    """Nothing held out."""
-    return Dataset(x, validation_share=0.0, test_share=0.0, **options)
-
-
-def factor_data(points: int, features: int, latents: int, seed: int) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    W = random.normal(size=(features, latents))
-    spread = 0.3 + random.uniform(size=features)
-    return random.normal(size=(points, latents)) @ W.T + spread * random.normal(size=(points, features)) + 1.5
-
-
-def covariance_of(x: np.ndarray) -> np.ndarray:
-    return (x - x.mean(0)).T @ (x - x.mean(0)) / len(x)
 
 
 def ours(x):

@@ -2,21 +2,19 @@
 
 import importlib
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from optimality import registry
-from optimality.cli.main import complain
+from optimality.cli.answer import answer
 from optimality.cli.options import parse, take_flag, take_option
 from optimality.cli.problem_arguments import take_problem
-from optimality.core.result import SolverError
 from optimality.experiments.configuration import from_table, kind_of, nearest
 from optimality.experiments.inverse_run import InverseRun, run_inverse
 from optimality.experiments.report import format_number
-from optimality.experiments.run_folder import read_config, to_json
+from optimality.experiments.run_folder import read_config
 from optimality.rewards.abstract import AbstractReward
 from optimality.rewards.linear import LinearReward
 from optimality.rewards.table import TableReward
@@ -26,19 +24,12 @@ _SCOPES = ("next-state", "state", "state-action")
 
 def irl_command(arguments: list[str]) -> int:
     """Exit codes: 0, 2 for bad input, 3 where the method failed."""
-    try:
+
+    def work() -> tuple[bool, InverseRun, Path | None]:
         as_json, options = _parse(arguments)
-        run, path = run_inverse(**options, command=["optimality", "irl", *arguments])
-    except ValueError as error:
-        return complain(str(error))
-    except SolverError as error:
-        print(f"optimality: {error}", file=sys.stderr)
-        return 3
-    if as_json:
-        print(to_json({**run.summary(), "run": None if path is None else str(path)}, indent=2))
-    else:
-        _print(run, path)
-    return 0
+        return as_json, *run_inverse(**options, command=["optimality", "irl", *arguments])
+
+    return answer(work, _print)
 
 
 def _parse(arguments: list[str]) -> tuple[bool, dict[str, Any]]:

@@ -3,22 +3,20 @@
 import csv
 import importlib
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from optimality import registry
+from optimality.cli.answer import answer
 from optimality.cli.latent_progress import FitPrinter
-from optimality.cli.main import complain
 from optimality.cli.options import number, parse, take_flag, take_option, whole
-from optimality.core.result import SolverError
 from optimality.experiments.configuration import from_table, kind_of, nearest
 from optimality.experiments.latent_data import SAMPLES, LatentData, latent_methods
 from optimality.experiments.latent_fit import LatentRun
 from optimality.experiments.latent_run import run_latent
 from optimality.experiments.observations import is_source
 from optimality.experiments.report import format_number
-from optimality.experiments.run_folder import read_config, to_json
+from optimality.experiments.run_folder import read_config
 
 _DATA_OPTIONS = ("likelihood", "levels", "test-share", "validation-share", "split-seed", "columns")
 
@@ -44,21 +42,14 @@ def _starts_with_name(arguments: list[str]) -> bool:
 
 def latent_command(arguments: list[str]) -> int:
     """Exit codes: 0, 2 for bad input, 3 where the method failed."""
-    command = ["optimality", "solve", *arguments]
-    try:
+
+    def work() -> tuple[bool, LatentRun, Path | None]:
         as_json, options = _parse(arguments)
         with FitPrinter(quiet=as_json) as printer:
-            run, folder = run_latent(**options, command=command, callback=printer.show)
-    except ValueError as error:
-        return complain(str(error))
-    except SolverError as error:
-        print(f"optimality: {error}", file=sys.stderr)
-        return 3
-    if as_json:
-        print(to_json({**run.summary(), "run": None if folder is None else str(folder)}, indent=2))
-    else:
-        _print(run, folder)
-    return 0
+            command = ["optimality", "solve", *arguments]
+            return as_json, *run_latent(**options, command=command, callback=printer.show)
+
+    return answer(work, _print)
 
 
 def _parse(arguments: list[str]) -> tuple[bool, dict[str, Any]]:

@@ -1,18 +1,16 @@
 """`optimality solve play-or-not`: from measured rewards and times to a decision."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
-from optimality.cli.main import complain
+from optimality.cli.answer import answer
 from optimality.cli.options import number, parse, take_flag, take_option, whole
-from optimality.core.result import SolverError
 from optimality.experiments.configuration import from_table
 from optimality.experiments.decision_run import DecisionData, DecisionRun, run_decision
 from optimality.experiments.measurements import read_numbers
 from optimality.experiments.report import format_number
-from optimality.experiments.run_folder import read_config, to_json
+from optimality.experiments.run_folder import read_config
 from optimality.exploration.exact_play import ExactPlayOrNot
 from optimality.registry import DEFAULT_METHODS
 
@@ -49,28 +47,21 @@ def play_or_not_command(arguments: list[str]) -> int:
         print(HELP, end="")
         return 0
     command = ["optimality", "solve", "play-or-not", *arguments]
-    try:
-        as_json, arguments = take_flag(arguments, "json")
-        out, arguments = take_option(arguments, "out")
-        path, arguments = take_option(arguments, "config")
+
+    def work() -> tuple[bool, DecisionRun, Path | None]:
+        as_json, rest = take_flag(arguments, "json")
+        out, rest = take_option(rest, "out")
+        path, rest = take_option(rest, "config")
         config = {} if path is None else read_config(Path(path))
         if config and config.get("problem", {}).get("kind") != "play-or-not":
             raise ValueError(f"{path} is not of a decision to play or not.")
-        arguments = _without_method(arguments)
-        data, arguments = _data(arguments, config.get("run", {}))
+        rest = _without_method(rest)
+        data, rest = _data(rest, config.get("run", {}))
         default = from_table(config["method"], [ExactPlayOrNot], "method") if config else ExactPlayOrNot()
-        method = parse(default, arguments, prog="optimality solve play-or-not", description="")
-        run, folder = run_decision(data, method, out=Path(out or "runs"), command=command)
-    except ValueError as error:
-        return complain(str(error))
-    except SolverError as error:
-        print(f"optimality: {error}", file=sys.stderr)
-        return 3
-    if as_json:
-        print(to_json({**run.summary(), "run": str(folder)}, indent=2))
-    else:
-        _print(run, folder)
-    return 0
+        method = parse(default, rest, prog="optimality solve play-or-not", description="")
+        return as_json, *run_decision(data, method, out=Path(out or "runs"), command=command)
+
+    return answer(work, _print)
 
 
 def _without_method(arguments: list[str]) -> list[str]:

@@ -1,21 +1,19 @@
 """`optimality solve bernoulli-bandit`: the Bayes-optimal way to pull arms of unknown chances."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from optimality.beliefs import BetaBernoulli
-from optimality.cli.main import complain
+from optimality.cli.answer import answer
 from optimality.cli.options import number, parse, take_flag, take_option, whole
-from optimality.core.result import SolverError
 from optimality.experiments.bandit_run import KIND
 from optimality.experiments.configuration import from_table
 from optimality.experiments.exact_bandit_run import ExactBanditRun, run_exact_bandit
 from optimality.experiments.report import format_number
-from optimality.experiments.run_folder import read_config, to_json
+from optimality.experiments.run_folder import read_config
 from optimality.exploration.bernoulli_bandit import BernoulliBandit, ExactBandit
 from optimality.problems.criterion import Discounted, FiniteHorizon
 from optimality.registry import DEFAULT_METHODS
@@ -45,28 +43,21 @@ def solve_bandit_command(arguments: list[str]) -> int:
         print(HELP, end="")
         return 0
     command = ["optimality", "solve", KIND, *arguments]
-    try:
-        as_json, arguments = take_flag(arguments, "json")
-        out, arguments = take_option(arguments, "out")
-        path, arguments = take_option(arguments, "config")
+
+    def work() -> tuple[bool, ExactBanditRun, Path | None]:
+        as_json, rest = take_flag(arguments, "json")
+        out, rest = take_option(rest, "out")
+        path, rest = take_option(rest, "config")
         config = {} if path is None else read_config(Path(path))
         if config and (config.get("problem", {}).get("kind") != KIND or config.get("command") != "solve"):
             raise ValueError(f"{path} is not of a solved bandit.")
-        arguments = _without_method(arguments)
-        problem, arguments = _problem(arguments, config)
+        rest = _without_method(rest)
+        problem, rest = _problem(rest, config)
         default = from_table(config["method"], [ExactBandit], "method") if "method" in config else ExactBandit()
-        method = parse(default, arguments, prog="optimality solve bernoulli-bandit")
-        run, folder = run_exact_bandit(problem, method, out=Path(out or "runs"), command=command)
-    except ValueError as error:
-        return complain(str(error))
-    except SolverError as error:
-        print(f"optimality: {error}", file=sys.stderr)
-        return 3
-    if as_json:
-        print(to_json({**run.summary(), "run": str(folder)}, indent=2))
-    else:
-        _print(run, folder)
-    return 0
+        method = parse(default, rest, prog="optimality solve bernoulli-bandit")
+        return as_json, *run_exact_bandit(problem, method, out=Path(out or "runs"), command=command)
+
+    return answer(work, _print)
 
 
 def _without_method(arguments: list[str]) -> list[str]:
