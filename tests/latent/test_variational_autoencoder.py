@@ -263,6 +263,10 @@ def test_details_speak_in_the_units_of_the_data():
     assert np.all(bound.effective_sample_size <= 64.0 + 1e-3)
     with pytest.raises(ValueError, match="at least 1"):
         details.log_evidence(problem.observations, samples=0)
+    with pytest.raises(ValueError, match="has 3 features"):
+        details.encode(np.zeros((5, 2)))
+    with pytest.raises(ValueError, match="has 2 latents"):
+        details.decode(np.zeros(3))
 
 
 def test_methods_of_details_work_whatever_the_flag(bent, x64):
@@ -283,6 +287,19 @@ def test_importance_weighted(estimator):
         tighter = method.objective(model, x, noise)
         elbo = dataclasses.replace(ox.VariationalAutoencoder(latents=1, rate="sampled"), samples=4)
         assert float(tighter) >= float(elbo.objective(model, x, noise))
+
+
+def test_a_fit_whose_held_out_bound_is_never_a_number_fails():
+    """One validation point beyond the range of float32 squares."""
+    x = np.random.default_rng(0).normal(size=(24, 2))
+    problem = ox.Dataset(x, validation_share=1 / 12, test_share=0.0)
+    order = np.random.default_rng(0).permutation(24)
+    x[order[22]] = 1e25  # the first validation point
+    problem = dataclasses.replace(problem, observations=x)
+    assert np.max(np.abs(problem.parts().train)) < 10.0
+    method = ox.VariationalAutoencoder(latents=1, **QUICK, max_steps=2, patience=2)
+    with pytest.raises(ox.SolverError, match="non finite"):
+        ox.solve(problem, method)
 
 
 def test_a_collapsed_latent_is_not_in_use():

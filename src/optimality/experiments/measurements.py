@@ -20,17 +20,7 @@ def read_numbers(
         ValueError: no file, no such column, nothing in it, or an entry that is not a number in range: with its line and
             column.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as text: {error}.") from None
-    reader = csv.reader(text.splitlines())
-    try:
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: not comma separated text: {error}.") from None
-    if not rows:
-        raise ValueError(f"{path} is empty: it needs a column of numbers, one a line.")
+    rows = read_lines(path, "a column of numbers, one a line")
     header = [cell.strip() for cell in rows[0][1]]
     has_header = _number(header[0]) is None or column is not None
     place = 0
@@ -54,6 +44,25 @@ def read_numbers(
     if not numbers:
         raise ValueError(f"{path} has a header and no numbers below it.")
     return numbers
+
+
+def read_lines(path: Path, needed: str) -> list[tuple[int, list[str]]]:
+    """Line number and cells of each line of a CSV file that is not empty.
+
+    Raises `ValueError` where the file cannot be read, or has none, with what is `needed`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as text: {error}.") from None
+    reader = csv.reader(text.splitlines())
+    try:
+        lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not comma separated text: {error}.") from None
+    if not lines:
+        raise ValueError(f"{path} is empty: it needs {needed}.")
+    return lines
 
 
 def _number(text: str) -> float | None:

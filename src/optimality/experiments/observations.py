@@ -1,6 +1,5 @@
 """Observations from a user's files: a CSV table, a NumPy array, or a folder of images."""
 
-import csv
 import hashlib
 import math
 import zipfile
@@ -9,6 +8,8 @@ from typing import Any, NamedTuple
 
 import matplotlib.image
 import numpy as np
+
+from optimality.experiments.measurements import read_lines
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
 """Endings of image files; PNG is always read, others where Pillow is there."""
@@ -79,17 +80,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> tuple[tuple[str,
         ValueError: no file, nothing in it, an unknown column, lines of several lengths, or a cell that is not a finite
             number: with its line and column.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as text: {error}.") from None
-    reader = csv.reader(text.splitlines())
-    try:
-        lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: not comma separated text: {error}.") from None
-    if not lines:
-        raise ValueError(f"{path} is empty: it needs one point a line, numbers with commas between them.")
+    lines = read_lines(path, "one point a line, numbers with commas between them")
     width = len(lines[0][1])
     header = None
     if not _reads_as_number(lines[0][1][0]):

@@ -77,11 +77,11 @@ class AutoencoderDetails(eqx.Module):
 
     def encode(self, x: Any) -> Normal:
         """The laws of z given each row of x, `[latents]` or `[points, latents]`."""
-        return self._mapped(_encode, x, self._rows(x, self.levels))
+        return self._mapped(_encode, x, self._observations(x))
 
     def decode(self, z: Any) -> Float[np.ndarray, "..."]:
         """Mean of x for each row of z; of choices, the chances `[..., features, categories]`."""
-        mean = self._mapped(_decode, z, self._rows(z, None))
+        mean = self._mapped(_decode, z, self._rows(z, self.model.latents, "latents"))
         return mean if self.levels is None else mean * self.levels - 0.5
 
     def sample(self, key: PRNGKeyArray, n: int) -> np.ndarray:
@@ -96,7 +96,7 @@ class AutoencoderDetails(eqx.Module):
         """
         if samples < 1:
             raise ValueError(f"samples must be at least 1, but {samples} was given.")
-        rows = self._rows(x, self.levels)
+        rows = self._observations(x)
         keys = jax.random.split(jax.random.key(0) if key is None else key, rows.shape[0])
         bound = at_precision(
             _log_evidence, self.model, rows, keys, jnp.zeros((samples, 0), self._dtype), dtype=self._dtype
@@ -107,10 +107,15 @@ class AutoencoderDetails(eqx.Module):
     def _dtype(self) -> Any:
         return np.asarray(self.model.encoder.center).dtype
 
-    def _rows(self, x: Any, levels: int | None) -> np.ndarray:
+    def _observations(self, x: Any) -> np.ndarray:
+        rows = self._rows(x, self.model.features, "features")
+        return rows if self.levels is None else (rows + 0.5) / self.levels
+
+    def _rows(self, x: Any, width: int, what: str) -> np.ndarray:
         rows = np.asarray(x, self._dtype)
-        rows = rows[None] if rows.ndim == 1 else rows
-        return rows if levels is None else (rows + 0.5) / levels
+        if rows.ndim not in (1, 2) or rows.shape[-1] != width:
+            raise ValueError(f"this model has {width} {what}: give [{width}] or [points, {width}], not {rows.shape}.")
+        return rows[None] if rows.ndim == 1 else rows
 
     def _mapped(self, function: Any, x: Any, rows: np.ndarray) -> Any:
         values = at_precision(function, self.model, rows, dtype=self._dtype)

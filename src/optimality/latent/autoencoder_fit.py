@@ -179,8 +179,9 @@ class AbstractAutoencoder(AbstractFit[Dataset, FitState]):
         )
 
     def terminate(self, problem: Dataset, state: FitState) -> Int[Array, ""]:
-        finite = jnp.isfinite(state.bounds[0])
         stale = state.step - state.best_step >= self.patience
+        # without a best pass no bound on the validation points was a number
+        finite = jnp.isfinite(state.bounds[0]) & ~(stale & (state.best_step == 0))
         code = jnp.where(stale, Result.CONVERGED, RUNNING)
         return jnp.where(finite, code, Result.NON_FINITE).astype(jnp.int32)
 
